@@ -13,6 +13,7 @@
     │   ├── HostKeyError                     the host key is unknown or another one
     │   └── NotEnoughNodesError              too few nodes passed the probe
     ├── TasksFailedError                     tasks ended otherwise than COMPLETED
+    ├── LifecycleError                       an event that a task's state does not allow
     └── StateFileError                       a job's saved state cannot be read
 
 Each message names the thing, the place and the remedy, in one line where it can.
@@ -107,6 +108,10 @@ class TasksFailedError(AllotError):
     def __init__(self, message: str, summary: Summary) -> None:
         super().__init__(message)
         self.summary = summary
+
+
+class LifecycleError(AllotError):
+    """An event that a task's state does not allow; nothing was changed."""
 
 
 class StateFileError(AllotError):

@@ -1,0 +1,450 @@
+"""The front of Allot: a job on a cluster of nodes, from its start to its end.
+
+Rules: wiring and life span only. What is decided is decided in ``scheduler`` and ``lifecycle``,
+what is done is done by ``monitor`` and ``driver``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from allot import paths
+from allot.driver import NodeDriver
+from allot.errors import AllotError, ConfigError, NodeFileError
+from allot.hostfile import node_names, parse_hostlist, parse_nodes, read_nodes
+from allot.launcher import Job, Launcher, Place, TaskFactory
+from allot.lifecycle import Ledger
+from allot.model import (
+    JobSnapshot,
+    NodeHealth,
+    NodeSpec,
+    NodeState,
+    NodeStatus,
+    Summary,
+    TaskState,
+    TaskStatus,
+)
+from allot.monitor import Monitor
+from allot.node import Gateway
+from allot.output import LocalReader, is_on_local_file_system, read_text
+from allot.probe import NodeProbe, Sharing, SharingTest
+from allot.progress import Board, make_board
+from allot.roster import Candidate, Member, Roster, choose
+from allot.scheduler import NodeSlots, plan, slots_of_node
+from allot.settings import Settings, as_distribution
+
+_log = logging.getLogger(__name__)
+
+_MOST_WORKERS = 128
+_REDRAW_S = 0.2
+_SEND_S = 60.0
+_CLOSE_S = 5.0
+_TAILS = 20
+_TAIL_LINES = 10
+
+
+class Cluster:
+    """A job: tasks on nodes, launched when it is made, watched until it is closed.
+
+    Making one connects to the nodes, probes them and launches the first wave of tasks; it
+    returns while they run. Tasks that find no free slot wait and are started as slots get free.
+
+    Attributes:
+        job_id: Identifier of this run of the job.
+        job_name: Name of the job.
+        output_dir: Where outputs go, absolute.
+
+    Example:
+        >>> with Cluster("sweep", "out", lambda ntc: f"python3 train.py --seed {ntc.proc_id}",
+        ...              node_file="hostfile.txt", ntasks=100) as cluster:
+        ...     summary = cluster.wait()
+        >>> summary.raise_for_failures()
+    """
+
+    def __init__(
+        self,
+        job_name: str,
+        output_dir: str | Path,
+        task_factory: TaskFactory,
+        *,
+        node_file: str | Path | None = None,
+        nodes: str | Iterable[str | NodeSpec] | None = None,
+        nnodes: int | None = None,
+        ntasks: int | None = None,
+        ntasks_per_node: int | None = None,
+        cpus_per_task: int = 1,
+        oversubscribe: bool = False,
+        distribution: str = "block",
+        probe: NodeProbe | None = None,
+        shared_fs: bool | None = None,
+        poll_interval: float = 1.0,
+        ssh_config: str | Path | None = None,
+        max_bars: int | None = None,
+    ) -> None:
+        """Connect, probe, and launch the first wave.
+
+        Args:
+            job_name: Name of the job.
+            output_dir: Where outputs go; made where it is missing, on the nodes too.
+            task_factory: Makes each task when it is given its place; never called twice at once.
+            node_file: A host file, one node a line.
+            nodes: Instead: a hostlist such as ``"ws[01-12],g2"``, or host file lines. Neither:
+                the nodes of the Slurm allocation one is in.
+            nnodes: How many nodes to use: the first that pass the probe, the others are spares.
+                None: all that pass.
+            ntasks: Tasks in all. None: as many as there are slots.
+            ntasks_per_node: Slots per node. None: the host file's ``slots=``, else with
+                ``ntasks`` the node's CPUs divided by ``cpus_per_task``, else 1.
+            cpus_per_task: CPUs counted for each task.
+            oversubscribe: Take the slots as they are wished, even beyond a node's CPUs.
+            distribution: Of the first wave: ``"block"`` fills node 0 first, ``"cyclic"`` deals
+                round.
+            probe: When a node may be used.
+            shared_fs: Whether the nodes share ``output_dir`` with the client. None: find out.
+            poll_interval: Seconds between two looks at a running task's output.
+            ssh_config: The OpenSSH client configuration to obey. None: the user's own.
+            max_bars: Most task bars shown at once. None: what fits the screen.
+
+        Raises:
+            ConfigError: An argument makes no sense.
+            NodeFileError: The host file or hostlist does not follow the grammar.
+            TaskConfigError: The factory returned what cannot be launched.
+            NotEnoughNodesError: Too few nodes passed the probe.
+            Exception: Whatever the factory raised in the first wave; nothing was launched then.
+        """
+        if not callable(task_factory):
+            raise ConfigError(f"task_factory must be a function, not {task_factory!r}")
+        self._settings = Settings(
+            job_name=job_name,
+            output_dir=Path(os.path.abspath(Path(output_dir).expanduser())),
+            nnodes=nnodes,
+            ntasks=ntasks,
+            ntasks_per_node=ntasks_per_node,
+            cpus_per_task=cpus_per_task,
+            oversubscribe=oversubscribe,
+            distribution=as_distribution(distribution),
+            shared_fs=shared_fs,
+            poll_interval=poll_interval,
+            max_bars=max_bars,
+        )
+        self.job_name = job_name
+        self.output_dir = self._settings.output_dir
+        self.job_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+        specs = _read_specs(node_file, nodes)
+        if nnodes is not None and nnodes > len(specs):
+            raise ConfigError(f"nnodes is {nnodes}, but only {len(specs)} nodes are named")
+        self._gateway = Gateway()
+        self._pool = ThreadPoolExecutor(min(len(specs), _MOST_WORKERS), "allot")
+        self._board: Board | None = None
+        self._board_file: TextIO | None = None
+        self._started = time.monotonic()
+        self._candidates: list[Candidate] = []
+        self._drivers: dict[int, NodeDriver] = {}
+        self._monitor: Monitor | None = None
+        self._closed = False
+        try:
+            self._open(specs, task_factory, probe or NodeProbe(), _config_path(ssh_config))
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(
+        self,
+        specs: Sequence[NodeSpec],
+        task_factory: TaskFactory,
+        probe: NodeProbe,
+        ssh_config: Path | None,
+    ) -> None:
+        roster = Roster(self._pool, self._gateway, probe, ssh_config, self._room_objection)
+        test = self._begin_sharing_test()
+        try:
+            self._candidates = roster.ask(specs, node_names(specs), test, self._settings.nnodes)
+        finally:
+            test.nonce_file.unlink(missing_ok=True)
+        self._launch(choose(self._candidates, self._settings.nnodes), task_factory)
+
+    def _begin_sharing_test(self) -> SharingTest:
+        nonce_file = paths.nonce_file(self.output_dir, self.job_id)
+        nonce = secrets.token_hex(16)
+        try:
+            nonce_file.parent.mkdir(parents=True, exist_ok=True)
+            nonce_file.write_text(f"{nonce}\n")
+        except OSError as error:
+            raise ConfigError(
+                f"output_dir {self.output_dir} cannot be written to: {error.strerror}; "
+                "name a directory of your own"
+            ) from error
+        is_local = is_on_local_file_system(self.output_dir)
+        return SharingTest(self.output_dir, nonce_file, nonce, is_local)
+
+    def _room_objection(self, spec: NodeSpec, health: NodeHealth) -> str:
+        if self._slots(spec, health):
+            return ""
+        return f"has {health.cpus} CPUs, a task takes {self._settings.cpus_per_task}"
+
+    def _slots(self, spec: NodeSpec, health: NodeHealth) -> int:
+        settings = self._settings
+        return slots_of_node(
+            health.cpus,
+            settings.cpus_per_task,
+            wanted=settings.ntasks_per_node or spec.slots,
+            sized_by_cpus=settings.ntasks is not None,
+            oversubscribe=settings.oversubscribe,
+        )
+
+    def _launch(self, used: Sequence[Member], task_factory: TaskFactory) -> None:
+        settings = self._settings
+        places = [
+            Place(member.name, node_id, self._slots(member.spec, member.facts.health))
+            for node_id, member in enumerate(used)
+        ]
+        job = Job(
+            job_name=self.job_name,
+            job_id=self.job_id,
+            output_dir=self.output_dir,
+            nnodes=len(places),
+            ntasks=settings.ntasks or sum(place.slots for place in places),
+            cpus_per_task=settings.cpus_per_task,
+        )
+        launcher = Launcher(job, task_factory)
+        ledger = Ledger([None] * job.ntasks)
+        monitor = Monitor(ledger, launcher, self._pool, settings.distribution)
+        for member, place in zip(used, places, strict=True):
+            driver = self._driver(member, launcher.variables(place))
+            status = NodeStatus(
+                member.name, NodeState.READY, place.node_id, health=member.facts.health
+            )
+            monitor.seat(driver, place, status)
+            self._drivers[place.node_id] = driver
+        slots = [NodeSlots(place.node_id, NodeState.READY, place.slots) for place in places]
+        wave = [
+            (placement, launcher.prepare(placement, places[placement.node_id], None, attempt=0))
+            for placement in plan(ledger, slots, settings.distribution)
+        ]
+        self._monitor = monitor
+        monitor.start(wave)
+        monitor.wait_until_sent(_SEND_S)
+        self._raise_monitor_error()
+
+    def _driver(self, member: Member, variables: Mapping[str, str]) -> NodeDriver:
+        told = self._settings.shared_fs
+        return NodeDriver(
+            member.node,
+            self.job_id,
+            variables,
+            member.facts.sharing if told is None else Sharing(shared=told, fresh=told),
+            clock_offset=member.facts.clock_offset,
+            poll_interval=self._settings.poll_interval,
+        )
+
+    @property
+    def tasks(self) -> list[TaskStatus]:
+        """Every task as it was last seen, by ``proc_id``."""
+        return [] if self._monitor is None else list(self._monitor.tasks)
+
+    @property
+    def nodes(self) -> list[NodeStatus]:
+        """Every node as it was last seen: those used by ``node_id``, then the others."""
+        used = [] if self._monitor is None else list(self._monitor.nodes)
+        names = {status.name for status in used}
+        return used + [one.status for one in self._candidates if one.name not in names]
+
+    def wait(self, timeout: float | None = None, *, progress: bool = True) -> Summary:
+        """Block until every task is final.
+
+        Args:
+            timeout: Seconds to wait at most; None: for ever.
+            progress: Show bars meanwhile.
+
+        Returns:
+            How the job ended.
+
+        Raises:
+            TimeoutError: The tasks took longer; they go on.
+            KeyboardInterrupt: Ctrl-C; the tasks that run go on, the cluster is closed.
+            AllotError: The job is not watched any more.
+        """
+        give_up = None if timeout is None else time.monotonic() + timeout
+        monitor = self._watching()
+        board = make_board(max_bars=self._settings.max_bars) if progress else None
+        try:
+            while not monitor.is_final:
+                self._raise_monitor_error()
+                if self._closed:
+                    raise AllotError(f"job {self.job_name} was closed: it is not watched any more")
+                left = _REDRAW_S if give_up is None else min(_REDRAW_S, give_up - time.monotonic())
+                if left <= 0:
+                    raise TimeoutError(
+                        f"job {self.job_name} is not final after {timeout:g} s; its tasks go on"
+                    )
+                if board is not None:
+                    board.draw(self._snapshot())
+                monitor.wait_until_final(left)
+        except KeyboardInterrupt:
+            self._detach(board)
+            raise
+        finally:
+            if board is not None:
+                board.close(self._snapshot())
+        return self._summary()
+
+    def print_progress(self, file: TextIO | None = None) -> None:
+        """Show once how the job stands.
+
+        On a terminal and in a notebook: bars, in place. Elsewhere: what changed since the last
+        call, a line a task, at most 50, and one line for the job.
+
+        Args:
+            file: Where to; None is stdout.
+        """
+        self._raise_monitor_error()
+        if self._board is None or file is not self._board_file:
+            self._close_board()
+            self._board_file = file
+            self._board = make_board(file, max_bars=self._settings.max_bars, live=False)
+        self._board.draw(self._snapshot())
+
+    def output(self, proc_id: int, *, tail: int | None = None) -> str:
+        """A task's output so far, wherever it lies.
+
+        Args:
+            proc_id: The task.
+            tail: Only so many last lines; None: all of it.
+
+        Returns:
+            Text; bytes that are no UTF-8 are replaced. Empty for a task that waits.
+
+        Raises:
+            ConfigError: There is no such task.
+            NodeError: It lies on a node that is out of reach.
+            OSError: It cannot be read.
+        """
+        tasks = self.tasks
+        if proc_id not in range(len(tasks)):
+            raise ConfigError(f"there is no task {proc_id}: the last one is {len(tasks) - 1}")
+        if tail is not None and tail < 0:
+            raise ConfigError(f"tail must be a number of lines from 0, not {tail}")
+        task = tasks[proc_id]
+        if task.output_file is None or task.node_id is None:
+            return ""
+        running = not task.state.is_final
+        reader = self._drivers[task.node_id].output_reader if running else LocalReader()
+        return read_text(reader, str(task.output_file), tail)
+
+    def close(self) -> None:
+        """Detach: stop watching and hang up; what runs goes on. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._close_board()
+        if self._monitor is not None:
+            self._monitor.wait_until_sent(_CLOSE_S)
+            self._monitor.stop(_CLOSE_S)
+            self._tell_what_waits(self._monitor)
+        for driver in self._drivers.values():
+            driver.node.close()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._gateway.close()
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        counts = self._summary().counts if self._monitor else {}
+        parts = [f"{number} {state}" for state, number in counts.items() if number]
+        return f"<Cluster {self.job_name!r} {self.job_id}: {', '.join(parts) or 'no tasks'}>"
+
+    def _watching(self) -> Monitor:
+        if self._monitor is None:
+            raise AllotError(f"job {self.job_name} was never launched")
+        return self._monitor
+
+    def _raise_monitor_error(self) -> None:
+        error = self._watching().error
+        if error is not None:
+            raise AllotError(
+                f"job {self.job_name} is not watched any more, its tasks go on: {error!r}"
+            ) from error
+
+    def _snapshot(self) -> JobSnapshot:
+        return JobSnapshot(self.job_name, tuple(self.tasks), tuple(self.nodes), self._elapsed())
+
+    def _summary(self) -> Summary:
+        tasks = self._watching().tasks
+        tails: dict[int, str] = {}
+        for task in Summary(tasks, 0.0).failed[:_TAILS]:
+            if task.output_file is not None:
+                text = read_text(LocalReader(), str(task.output_file), _TAIL_LINES)
+                tails[task.proc_id] = text
+        return Summary(tasks, self._elapsed(), tails)
+
+    def _elapsed(self) -> float:
+        ended = self._watching().final_at
+        return (time.monotonic() if ended is None else ended) - self._started
+
+    def _detach(self, board: Board | None) -> None:
+        if board is not None:
+            board.close(self._snapshot())
+        running = self._watching().count(TaskState.RUNNING)
+        self.close()
+        sys.stderr.write(f"allot: detached; {running} tasks of job {self.job_name} go on\n")
+
+    def _tell_what_waits(self, monitor: Monitor) -> None:
+        waiting = monitor.count(TaskState.PENDING)
+        if waiting:
+            sys.stderr.write(
+                f"allot: {waiting} tasks of job {self.job_name} waited and were not started\n"
+            )
+
+    def _close_board(self) -> None:
+        if self._board is not None:
+            self._board.close(self._snapshot())
+            self._board = None
+
+
+def _read_specs(
+    node_file: str | Path | None, nodes: str | Iterable[str | NodeSpec] | None
+) -> tuple[NodeSpec, ...]:
+    if node_file is not None and nodes is not None:
+        raise ConfigError("give node_file or nodes, not both")
+    if nodes is not None:
+        return read_nodes(nodes)
+    if node_file is None:
+        hostlist = os.environ.get("SLURM_JOB_NODELIST")
+        if not hostlist:
+            raise ConfigError(
+                "no nodes: give node_file or nodes (or call it within a Slurm allocation)"
+            )
+        return parse_hostlist(hostlist)
+    path = Path(node_file).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise NodeFileError(f"cannot be read: {why}", path=str(path)) from error
+    return parse_nodes(text, path=str(path))
+
+
+def _config_path(path: str | Path | None) -> Path | None:
+    """None where it is the user's own: OpenSSH then heeds the system's configuration too."""
+    if path is None:
+        return None
+    expanded = Path(path).expanduser()
+    return None if expanded == Path("~/.ssh/config").expanduser() else expanded

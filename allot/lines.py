@@ -1,0 +1,97 @@
+"""A job told in plain lines: what changed, and how it stands.
+
+Rules: pure. Every line is text without control characters and says when, which task and where.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from allot.forecast import Forecast, task_elapsed
+from allot.model import JobSnapshot, TaskState, TaskStatus, describe_end
+from allot.rows import node_troubles, status_line
+from allot.wording import clean, clock, percent
+
+_MOST_LINES = 50
+_LIVE_PARTS = 10
+_UNLIMITED = 1000
+
+_Seen: TypeAlias = tuple[TaskState, int, str, int]
+
+
+class Reporter:
+    """Remembers what was told, and tells what is new."""
+
+    def __init__(self, *, live: bool) -> None:
+        """Begin with nothing told.
+
+        Args:
+            live: True: progress counts as news at each tenth of a task, and not at all in jobs
+                of more than 50 tasks; the job's own line comes with each tenth of the job.
+                False: any progress is news, and the job's line always comes.
+        """
+        self._live = live
+        self._forecast = Forecast()
+        self._seen: dict[int, _Seen] = {}
+        self._job_seen: tuple[int, str] | None = None
+
+    def report(self, snapshot: JobSnapshot, now: float, *, last: bool = False) -> list[str]:
+        """The lines that are due.
+
+        Args:
+            snapshot: The job.
+            now: Unix seconds.
+            last: True to have the job's line in any case.
+        """
+        self._forecast.observe(snapshot.tasks, now)
+        changed = [task for task in snapshot.tasks if self._is_news(task, len(snapshot.tasks))]
+        stamp = f"[{clock(snapshot.elapsed)}]"
+        lines = [f"{stamp} {self._task_line(task, now)}" for task in changed[:_MOST_LINES]]
+        if len(changed) > _MOST_LINES:
+            lines.append(f"{stamp} … and {len(changed) - _MOST_LINES} more tasks changed")
+        if self._job_is_news(snapshot) or last or not self._live:
+            lines.append(f"{stamp} {self._job_line(snapshot, now)}")
+        return lines
+
+    def _is_news(self, task: TaskStatus, ntasks: int) -> bool:
+        part = -1
+        if task.progress is not None and not self._live:
+            part = task.progress.step
+        elif task.progress is not None and ntasks <= _MOST_LINES and not task.state.is_final:
+            part = int(task.progress.fraction * _LIVE_PARTS)
+        seen = (task.state, task.attempt, task.node_name or "", part)
+        before = self._seen.get(task.proc_id)
+        self._seen[task.proc_id] = seen
+        # That a task waits is news only where it did something else before.
+        return seen != before and (before is not None or task.state is not TaskState.PENDING)
+
+    def _job_is_news(self, snapshot: JobSnapshot) -> bool:
+        ended = sum(task.state.is_final for task in snapshot.tasks)
+        seen = (
+            ended * _LIVE_PARTS // max(1, len(snapshot.tasks)),
+            node_troubles(snapshot.nodes),
+        )
+        before, self._job_seen = self._job_seen, seen
+        return before is not None and seen != before
+
+    def _task_line(self, task: TaskStatus, now: float) -> str:
+        elapsed = task_elapsed(task, now)
+        if task.state.is_final:
+            took = "" if elapsed is None else f" after {clock(elapsed)}"
+            return clean(f"{describe_end(task)}{took}")
+        line = describe_end(task)
+        if task.progress is not None:
+            progress = task.progress
+            share = percent(progress.fraction).strip()
+            line += f", {progress.step}/{progress.total} ({share})"
+        left = self._forecast.remaining(task, now)
+        return clean(line if left is None else f"{line}, {clock(left)} left")
+
+    def _job_line(self, snapshot: JobSnapshot, now: float) -> str:
+        ended = sum(task.state.is_final for task in snapshot.tasks)
+        counts = "".join(text for text, _ in status_line(snapshot, None, _UNLIMITED))
+        line = f"{snapshot.job_name}: {ended}/{len(snapshot.tasks)} done ({counts})"
+        left = self._forecast.job_remaining(snapshot.tasks, now)
+        if ended < len(snapshot.tasks) and left is not None:
+            line += f", about {clock(left)} left"
+        return clean(line)

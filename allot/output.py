@@ -1,0 +1,257 @@
+"""Reading task outputs as they grow, wherever they lie.
+
+Three readers behind one protocol: files the client itself sees, SFTP, and, where a node has
+SFTP switched off, commands in its kept-open Bash. A reader never waits for a file to grow.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from allot import script
+from allot.errors import ConnectionFailedError
+from allot.markers import MarkerParser
+from allot.model import Progress
+from allot.node import FileRead, Node
+from allot.probe import lies_on_local_file_system
+
+Data: TypeAlias = bytes | OSError
+
+LOOK_BYTES = 64 * 1024
+"""Read at most from one output at one look; what is far behind skips ahead to the end."""
+
+_ROUNDS = 4
+_TAIL_BYTES = 256 * 1024
+_SHELL_LOOK_BYTES = 16 * 1024 * 1024
+
+
+class Reader(Protocol):
+    """Pieces of files, many at once."""
+
+    def read(self, reads: Sequence[FileRead]) -> list[Data]:
+        """One answer a read: the bytes (none at the end of the file), or what was in the way.
+
+        Raises:
+            ConnectionFailedError: The node is out of reach.
+        """
+
+    def sizes(self, files: Sequence[str]) -> list[int | OSError]:
+        """The size of each file in bytes, or what was in the way.
+
+        Raises:
+            ConnectionFailedError: The node is out of reach.
+        """
+
+
+class LocalReader:
+    """Files that the client sees itself; each is opened anew for each look, as NFS wants it."""
+
+    def read(self, reads: Sequence[FileRead]) -> list[Data]:
+        """See :class:`Reader`."""
+        return [self._read(read) for read in reads]
+
+    def sizes(self, files: Sequence[str]) -> list[int | OSError]:
+        """See :class:`Reader`."""
+        return [self._size(file) for file in files]
+
+    @staticmethod
+    def _read(read: FileRead) -> Data:
+        try:
+            descriptor = os.open(read.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return os.pread(descriptor, read.length, read.offset)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            return error
+
+    @staticmethod
+    def _size(file: str) -> int | OSError:
+        try:
+            return os.stat(file).st_size
+        except OSError as error:
+            return error
+
+
+class SftpReader:
+    """Files on a node, over its SFTP channel."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def read(self, reads: Sequence[FileRead]) -> list[Data]:
+        """See :class:`Reader`."""
+        return self._node.read_files(reads)
+
+    def sizes(self, files: Sequence[str]) -> list[int | OSError]:
+        """See :class:`Reader`."""
+        return [
+            stat if isinstance(stat, OSError) else stat.size
+            for stat in self._node.stat_files(files)
+        ]
+
+
+class ShellReader:
+    """Files on a node that has SFTP switched off, read by ``tail`` and ``head``."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def read(self, reads: Sequence[FileRead]) -> list[Data]:
+        """See :class:`Reader`."""
+        answers: list[Data] = []
+        batch: list[FileRead] = []
+        for read in reads:
+            if batch and sum(one.length for one in batch) + read.length > _SHELL_LOOK_BYTES:
+                answers += self._ask(batch)
+                batch = []
+            batch.append(read)
+        return answers + self._ask(batch)
+
+    def sizes(self, files: Sequence[str]) -> list[int | OSError]:
+        """See :class:`Reader`."""
+        if not files:
+            return []
+        lines = self._node.request(script.sizes_script(files)).split()
+        self._check(lines, len(files))
+        return [
+            int(line) if line.isdigit() else FileNotFoundError(f"{file}: no such file on the node")
+            for line, file in zip(lines, files, strict=True)
+        ]
+
+    def _ask(self, reads: Sequence[FileRead]) -> list[Data]:
+        if not reads:
+            return []
+        pieces = [(read.path, read.offset, read.length) for read in reads]
+        lines = self._node.request(script.read_script(pieces)).split()
+        self._check(lines, len(reads))
+        return [self._decode(line, read) for line, read in zip(lines, reads, strict=True)]
+
+    def _check(self, lines: list[bytes], count: int) -> None:
+        if len(lines) != count:
+            raise ConnectionFailedError(self._node.name, "garbled answer of its shell")
+
+    def _decode(self, line: bytes, read: FileRead) -> Data:
+        if line == script.MISSING:
+            return FileNotFoundError(f"{read.path}: no such file on the node")
+        try:
+            return base64.b64decode(line.removeprefix(script.PRESENT), validate=True)
+        except binascii.Error as error:
+            raise ConnectionFailedError(self._node.name, "garbled answer of its shell") from error
+
+
+@dataclass
+class Watch:
+    """How far one output was read, and what progress it told.
+
+    Attributes:
+        path: The file.
+        offset: Bytes read so far.
+        parser: Where the markers are found.
+        next_look: Seconds on the monotonic clock.
+    """
+
+    path: str
+    offset: int = 0
+    next_look: float = 0.0
+    parser: MarkerParser = field(default_factory=MarkerParser)
+
+
+def look(reader: Reader, watches: Sequence[Watch]) -> list[tuple[Watch, Progress]]:
+    """Read what is new of some outputs.
+
+    An output that grows faster than it is read skips ahead: only the latest marker counts.
+
+    Returns:
+        The watches whose progress is new, with it.
+    """
+    before = [watch.parser.latest for watch in watches]
+    due = list(watches)
+    for _ in range(_ROUNDS):
+        due = _read_once(reader, due)
+        if not due:
+            break
+        _skip_ahead(reader, due)
+    return [
+        (watch, watch.parser.latest)
+        for watch, old in zip(watches, before, strict=True)
+        if watch.parser.latest is not None and watch.parser.latest != old
+    ]
+
+
+def _read_once(reader: Reader, watches: Sequence[Watch]) -> list[Watch]:
+    reads = [FileRead(watch.path, watch.offset, LOOK_BYTES) for watch in watches]
+    behind = []
+    for watch, data in zip(watches, reader.read(reads), strict=True):
+        if isinstance(data, OSError):
+            continue
+        watch.offset += len(data)
+        watch.parser.feed(data)
+        if len(data) == LOOK_BYTES:
+            behind.append(watch)
+    return behind
+
+
+def _skip_ahead(reader: Reader, watches: Sequence[Watch]) -> None:
+    sizes = reader.sizes([watch.path for watch in watches])
+    for watch, size in zip(watches, sizes, strict=True):
+        if not isinstance(size, OSError) and size - watch.offset > _ROUNDS * LOOK_BYTES:
+            watch.offset = size - LOOK_BYTES
+            watch.parser.reset()
+
+
+def read_text(reader: Reader, path: str, tail: int | None) -> str:
+    """A whole output as text, or its last ``tail`` lines; empty where there is none yet.
+
+    Raises:
+        ConnectionFailedError: The node is out of reach.
+        OSError: The file is there but cannot be read.
+    """
+    size = reader.sizes([path])[0]
+    if isinstance(size, FileNotFoundError):
+        return ""
+    if isinstance(size, OSError):
+        raise size
+    start, data = size, b""
+    while start > 0 and (tail is None or data.count(b"\n") <= tail):
+        length = min(start, _TAIL_BYTES)
+        start -= length
+        data = _read_piece(reader, path, start, length) + data
+    text = data.decode("utf-8", "replace")
+    return text if tail is None else "".join(text.splitlines(keepends=True)[-tail:] if tail else [])
+
+
+def _read_piece(reader: Reader, path: str, offset: int, length: int) -> bytes:
+    pieces = []
+    while length > 0:
+        data = reader.read([FileRead(path, offset, length, keep_open=False)])[0]
+        if isinstance(data, OSError):
+            raise data
+        if not data:
+            break
+        pieces.append(data)
+        offset += len(data)
+        length -= len(data)
+    return b"".join(pieces)
+
+
+def is_on_local_file_system(directory: Path) -> bool:
+    """Whether a directory of the client's lies on a file system of its own machine."""
+    try:
+        result = subprocess.run(
+            ["stat", "-f", "-c", "%T", "--", str(directory)],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return lies_on_local_file_system(result.stdout.strip())

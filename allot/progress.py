@@ -1,0 +1,295 @@
+"""Shows a job while it runs: tqdm bars on a terminal or in a notebook, plain lines elsewhere.
+
+Rules: the only importer of tqdm. What is said is decided in ``rows``; here it is only shown. On a
+terminal each row is a tqdm object that does not write by itself: all are composed and written in
+one go, under tqdm's lock, so that ``tqdm.write`` and ``print`` of the user's program stay whole.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+from contextlib import AbstractContextManager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from tqdm import tqdm
+
+from allot.forecast import Forecast
+from allot.lines import Reporter
+from allot.model import JobSnapshot
+from allot.rows import Columns, Page, Row, Tone, seat_tasks, status_line
+from allot.screen import Screen
+from allot.wording import cut, display_width
+
+if TYPE_CHECKING:
+    _Tqdm = tqdm[Any]
+else:
+    _Tqdm = tqdm  # generic in its type stubs only
+
+_LOCK: AbstractContextManager[Any] = tqdm.get_lock()  # type: ignore[no-untyped-call]
+_LEAST_REDRAW_S = 0.1
+_LEAST_NOTEBOOK_REDRAW_S = 0.2
+_NOTEBOOK_ROWS = 30
+_NOTEBOOK_WIDTH = 100
+# An empty line on top, the job's bar and the line of counts.
+_LINES_BESIDE_ROWS = 3
+_COLOURS: dict[Tone, str] = {
+    "good": "\x1b[32m",
+    "bad": "\x1b[31m",
+    "warn": "\x1b[33m",
+    "dim": "\x1b[2m",
+}
+_BAR_COLOURS: dict[Tone, str] = {"good": "green", "bad": "red", "warn": "yellow"}
+_COLOUR_RESET = "\x1b[0m"
+_WIDGET_STYLES: dict[Tone, str] = {"good": "success", "bad": "danger", "warn": "warning"}
+_ASCII = str.maketrans({"…": "~", "·": "-"})
+
+
+class Board(Protocol):
+    """Where a job is shown."""
+
+    def draw(self, snapshot: JobSnapshot) -> None:
+        """Show the job as it is now; may be called as often as one likes."""
+
+    def close(self, snapshot: JobSnapshot | None = None) -> None:
+        """Show the job a last time (None: leave it as it was shown) and let go. Idempotent."""
+
+
+def make_board(
+    stream: TextIO | None = None, *, max_bars: int | None = None, live: bool = True
+) -> Board:
+    """Choose how a job is shown.
+
+    Args:
+        stream: Where to; None is ``sys.stdout``, or widgets where that is a notebook's.
+        max_bars: Most task rows at once; None: what fits the screen.
+        live: Where there are only lines: True writes about what happens as it happens, progress
+            at each tenth; False takes each ``draw`` for a question and answers with what changed
+            since the last one, at most 50 tasks, and one line on the job.
+
+    Returns:
+        Bars on a terminal, widgets in a notebook with ipywidgets, else plain lines.
+    """
+    if stream is None and _in_notebook():
+        return NotebookBoard(max_bars=max_bars)
+    target = sys.stdout if stream is None else stream
+    if _is_terminal(target):
+        return TerminalBoard(target, max_bars=max_bars)
+    return PlainBoard(target, live=live)
+
+
+class PlainBoard:
+    """Lines of text without control characters, for logs, files and pipes."""
+
+    def __init__(self, stream: TextIO, *, live: bool = True) -> None:
+        """Write to ``stream``; ``live`` as for ``make_board``."""
+        self._stream = stream
+        self._reporter = Reporter(live=live)
+        self._closed = False
+
+    def draw(self, snapshot: JobSnapshot) -> None:
+        """Write what changed."""
+        self._print(self._reporter.report(snapshot, time.time()))
+
+    def close(self, snapshot: JobSnapshot | None = None) -> None:
+        """Write what changed, and how the job stands."""
+        if not self._closed and snapshot is not None:
+            self._print(self._reporter.report(snapshot, time.time(), last=True))
+        self._closed = True
+
+    def _print(self, lines: list[str]) -> None:
+        if lines:
+            print("\n".join(lines), file=self._stream, flush=True)
+
+
+class TerminalBoard:
+    """Bars at the foot of a terminal, one a task, one for the job, and a line of counts."""
+
+    def __init__(self, stream: TextIO, *, max_bars: int | None = None) -> None:
+        """Draw on the terminal behind ``stream``; ``max_bars`` as for ``make_board``."""
+        self._screen = Screen(stream, _LOCK)
+        self._stream = stream
+        self._max_bars = max_bars
+        self._coloured = not os.environ.get("NO_COLOR")
+        self._unicode = "utf" in (getattr(stream, "encoding", None) or "").lower()
+        self._forecast = Forecast()
+        self._columns = Columns()
+        self._seats: tuple[int | None, ...] = ()
+        self._bars: list[_Bar] = []
+        self._drawn_at = float("-inf")
+        self._drawn: tuple[list[str], tuple[int, int]] = ([], (0, 0))
+        self._closed = False
+
+    def draw(self, snapshot: JobSnapshot) -> None:
+        """Draw the job, unless that was done a moment ago."""
+        now = time.monotonic()
+        if not self._closed and now - self._drawn_at >= _LEAST_REDRAW_S:
+            self._drawn_at = now
+            self._show(snapshot)
+
+    def close(self, snapshot: JobSnapshot | None = None) -> None:
+        """Draw the job a last time and put the cursor below it."""
+        if self._closed:
+            return
+        self._closed = True
+        if snapshot is not None:
+            self._show(snapshot)
+        self._screen.leave()
+        for bar in self._bars:
+            bar.close()
+        atexit.unregister(self.close)
+
+    def _show(self, snapshot: JobSnapshot) -> None:
+        with _LOCK:
+            size = self._screen.size()
+            lines = self._compose(snapshot, *size)
+            if (lines, size) == self._drawn:
+                return
+            if not self._drawn[0]:
+                # A program that never closes its board gets its cursor back all the same.
+                atexit.register(self.close)
+            self._drawn = (lines, size)
+            self._screen.show(lines)
+
+    def _compose(self, snapshot: JobSnapshot, columns: int, lines: int) -> list[str]:
+        now = time.time()
+        # The last column stays free: some terminals wrap as soon as it is written.
+        width = max(1, columns - 1)
+        room = max(0, lines - _LINES_BESIDE_ROWS)
+        room = room if self._max_bars is None else min(room, self._max_bars)
+        self._seats = seat_tasks(self._seats, snapshot.tasks, room)
+        self._forecast.observe(snapshot.tasks, now)
+        page = Page(snapshot, self._forecast, self._columns, width=width, now=now)
+        rows = page.rows(self._seats)
+        texts = [self._line(self._bar(at), row, width) for at, row in enumerate(rows)]
+        while len(self._bars) > len(rows):
+            self._bars.pop().close()
+        status = status_line(snapshot, self._seats, width)
+        texts.append("".join(self._paint(*segment) for segment in status))
+        texts = texts[-max(0, lines - 1) :] if lines > 1 else []
+        return texts if self._unicode else [text.translate(_ASCII) for text in texts]
+
+    def _bar(self, at: int) -> _Bar:
+        if at == len(self._bars):
+            # tqdm's place 0 is left to a bar of the user's own: it gets the empty line on top.
+            screen = self._screen if at == 0 else None
+            self._bars.append(_Bar(screen, file=self._stream, place=at + 1))
+        return self._bars[at]
+
+    def _line(self, bar: _Bar, row: Row, width: int) -> str:
+        if row.fraction is None:
+            head = row.head if row.tone != "dim" else self._paint(row.head, "dim")
+            text = cut(row.tail, width - display_width(row.head))
+            return f"{head}{self._paint(text, row.tone)}"
+        tail = self._paint(row.tail, row.tone if row.tone in ("bad", "warn") else "plain")
+        return bar.line(row, f"|{tail}", width, _BAR_COLOURS.get(row.tone), self._coloured)
+
+    def _paint(self, text: str, tone: Tone) -> str:
+        if not self._coloured or tone == "plain" or not text:
+            return text
+        return f"{_COLOURS[tone]}{text}{_COLOUR_RESET}"
+
+
+class _Bar(_Tqdm):
+    """A tqdm bar that others write: it makes its text, and keeps its place among tqdm's bars.
+
+    One of a board's bars is given the screen and stands for the whole block: ``tqdm.write``
+    clears and refreshes every bar it finds, which here takes the block away and brings it back.
+    """
+
+    monitor_interval = 0  # tqdm's thread would have nothing to do here
+
+    def __init__(self, screen: Screen | None, *, file: TextIO, place: int) -> None:
+        self._screen = screen
+        super().__init__(total=1, file=file, position=place, leave=False, disable=False)
+
+    def line(self, row: Row, tail: str, width: int, colour: str | None, coloured: bool) -> str:
+        """The row's text, at most ``width`` columns wide."""
+        self.ncols = width
+        self.n = row.fraction or 0.0
+        self.colour = colour if coloured else None
+        self.bar_format = f"{_no_braces(row.head)}{{bar}}{_no_braces(tail)}"
+        return str(self)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:  # noqa: ARG002
+        if self._screen is not None and msg is None:
+            self._screen.restore()
+
+    def clear(self, nolock: bool = False) -> None:  # noqa: ARG002 - as tqdm calls it
+        if self._screen is not None:
+            self._screen.erase()
+
+
+class NotebookBoard:
+    """tqdm's widgets in a notebook, one a task, one for the job, and a line of counts."""
+
+    def __init__(self, *, max_bars: int | None = None) -> None:
+        """Show at most ``max_bars`` tasks, 30 by default."""
+        self._max_bars = _NOTEBOOK_ROWS if max_bars is None else max_bars
+        self._forecast = Forecast()
+        self._columns = Columns()
+        self._seats: tuple[int | None, ...] = ()
+        self._bars: list[Any] = []
+        self._shown: dict[int, Row] = {}
+        self._drawn_at = float("-inf")
+        self._closed = False
+
+    def draw(self, snapshot: JobSnapshot) -> None:
+        """Show the job, at most five times a second."""
+        now = time.monotonic()
+        if not self._closed and now - self._drawn_at >= _LEAST_NOTEBOOK_REDRAW_S:
+            self._drawn_at = now
+            self._show(snapshot)
+
+    def close(self, snapshot: JobSnapshot | None = None) -> None:
+        """Show the job a last time; the widgets stay in the notebook."""
+        if not self._closed and snapshot is not None:
+            self._show(snapshot)
+        self._closed = True
+        for bar in self._bars:
+            # Not bar.close(): it paints every bar short of its total red.
+            bar.disable = True
+        self._bars.clear()
+
+    def _show(self, snapshot: JobSnapshot) -> None:
+        now = time.time()
+        self._seats = seat_tasks(self._seats, snapshot.tasks, self._max_bars)
+        self._forecast.observe(snapshot.tasks, now)
+        page = Page(snapshot, self._forecast, self._columns, width=_NOTEBOOK_WIDTH, now=now)
+        status = "".join(text for text, _ in status_line(snapshot, self._seats, _NOTEBOOK_WIDTH))
+        *rows, job_row = page.rows(self._seats)
+        # The job and its counts stand on top: widgets can only be added below.
+        for at, row in enumerate([job_row, Row("", None, status, "plain"), *rows]):
+            if self._shown.get(at) != row:
+                self._shown[at] = row
+                self._refresh(at, row)
+
+    def _refresh(self, at: int, row: Row) -> None:
+        from tqdm.notebook import tqdm as widget_bar  # noqa: PLC0415 - needs ipywidgets
+
+        if at == len(self._bars):
+            self._bars.append(widget_bar(total=1, leave=True, disable=False))
+        bar = self._bars[at]
+        bar.n = row.fraction or 0.0
+        bar.bar_format = f"{_no_braces(row.head)}{{bar}}{_no_braces(row.tail)}"
+        widget = bar.container.children[1]
+        widget.bar_style = _WIDGET_STYLES.get(row.tone, "")
+        widget.layout.visibility = "visible" if row.fraction is not None else "hidden"
+        bar.refresh()
+
+
+def _no_braces(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return hasattr(shell, "kernel") and find_spec("ipywidgets") is not None

@@ -1,0 +1,164 @@
+"""Asking all nodes at once whether they can be used, and choosing."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from pathlib import Path
+
+from allot.errors import NodeError, NotEnoughNodesError
+from allot.model import NodeHealth, NodeSpec, NodeState, NodeStatus
+from allot.node import Gateway, Node
+from allot.probe import NodeFacts, NodeProbe, SharingTest, probe_node
+from allot.sshconfig import resolve
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A node that answered: its line of the host file, its name, connection and facts."""
+
+    spec: NodeSpec
+    name: str
+    node: Node
+    facts: NodeFacts
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A node that was asked.
+
+    Attributes:
+        name: Its name.
+        state: READY where it may be used, SPARE where it was not waited for, else BUSY or
+            UNREACHABLE.
+        reason: Why not, or empty.
+        member: What it answered, or None where it did not.
+    """
+
+    name: str
+    state: NodeState
+    reason: str = ""
+    member: Member | None = None
+
+    @property
+    def status(self) -> NodeStatus:
+        """The node as one that is not used."""
+        state = NodeState.SPARE if self.state is NodeState.READY else self.state
+        health = None if self.member is None else self.member.facts.health
+        return NodeStatus(self.name, state, None, self.reason, health)
+
+
+class Roster:
+    """Connects to the nodes of a job and probes them, all at once."""
+
+    def __init__(
+        self,
+        pool: Executor,
+        gateway: Gateway,
+        probe: NodeProbe,
+        ssh_config: Path | None,
+        room_objection: Callable[[NodeSpec, NodeHealth], str],
+    ) -> None:
+        """Prepare to ask.
+
+        Args:
+            pool: Where the work is done.
+            gateway: What the connections share.
+            probe: When a node may be used.
+            ssh_config: The OpenSSH configuration to obey, None for the user's own.
+            room_objection: Why a node has no room for one task, or empty.
+        """
+        self._pool = pool
+        self._gateway = gateway
+        self._probe = probe
+        self._room_objection = room_objection
+        self._ssh_config = ssh_config
+
+    def ask(
+        self,
+        specs: Sequence[NodeSpec],
+        names: Sequence[str],
+        test: SharingTest,
+        enough: int | None = None,
+    ) -> list[Candidate]:
+        """Connect to nodes and probe them.
+
+        Args:
+            specs: The nodes, in the order of preference.
+            names: Their names.
+            test: How to find out what they share with the client.
+            enough: With so many that can be used, and all before them known, the others are not
+                waited for: their state is SPARE. None: wait for every node.
+
+        Returns:
+            One candidate a node, in the same order.
+
+        Raises:
+            ConfigError: The ssh configuration makes no sense.
+        """
+        futures = [
+            self._pool.submit(self._ask_one, number, spec, name, test)
+            for number, (spec, name) in enumerate(zip(specs, names, strict=True))
+        ]
+        candidates: list[Candidate] = []
+        ready = 0
+        for name, future in zip(names, futures, strict=True):
+            if enough is not None and ready >= enough and not future.done():
+                future.add_done_callback(_hang_up)
+                candidates.append(Candidate(name, NodeState.SPARE, "not needed, not asked"))
+                continue
+            candidate = future.result()
+            ready += candidate.state is NodeState.READY
+            candidates.append(candidate)
+        return candidates
+
+    def _ask_one(self, number: int, spec: NodeSpec, name: str, test: SharingTest) -> Candidate:
+        login = resolve(spec, self._ssh_config)
+        node = Node(name, login, gateway=self._gateway, timeout=self._probe.timeout)
+        began = time.monotonic()
+        try:
+            node.connect()
+            facts = probe_node(node, number, test, self._probe.timeout)
+        except NodeError as error:
+            node.close()
+            return Candidate(name, NodeState.UNREACHABLE, error.reason)
+        _log.debug("%s: connected and probed in %.3f s", name, time.monotonic() - began)
+        reason = self._probe.objection(facts.health) or self._room_objection(spec, facts.health)
+        if not facts.home_writable:
+            reason = "its home directory cannot be written to: Allot keeps its files there"
+        state = NodeState.BUSY if reason else NodeState.READY
+        return Candidate(name, state, reason, Member(spec, name, node, facts))
+
+
+def choose(candidates: Sequence[Candidate], nnodes: int | None) -> list[Member]:
+    """The nodes to use: the first ``nnodes`` that are READY, or all of them.
+
+    The connections of the others are closed.
+
+    Raises:
+        NotEnoughNodesError: There are fewer, or none; it names every node that is not, and why.
+    """
+    ready = [one.member for one in candidates if one.member and one.state is NodeState.READY]
+    need = nnodes or 1
+    if len(ready) < need:
+        lines = [f"{len(ready)} of {len(candidates)} nodes can be used, {need} must be:"]
+        refused = [one for one in candidates if one.state is not NodeState.READY]
+        lines += [f"  {one.name}: {one.reason}" for one in refused]
+        raise NotEnoughNodesError("\n".join(lines), [one.status for one in candidates])
+    used = ready[:nnodes]
+    for one in candidates:
+        if one.member is not None and one.member not in used:
+            one.member.node.close()
+    return used
+
+
+def _hang_up(asked: Future[Candidate]) -> None:
+    if not asked.cancelled() and asked.exception() is None:
+        member = asked.result().member
+        if member is not None:
+            member.node.close()

@@ -1,0 +1,365 @@
+"""What a job's bars say: which task has which row, and the words and figures in it.
+
+Rules: pure, no stream, no clock, no tqdm. A task keeps its row as long as it wants one; nothing
+shifts but by a resize. Columns only grow until the terminal's width changes, so that no bar
+trembles. Foreign text (names, reasons) never brings a control character along.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from allot.forecast import Forecast, task_elapsed
+from allot.model import JobSnapshot, NodeState, NodeStatus, TaskState, TaskStatus
+from allot.wording import clean, clock, cut, display_width, pad, percent, speed
+
+Tone: TypeAlias = Literal["plain", "good", "bad", "warn", "dim"]
+Segment: TypeAlias = tuple[str, Tone]
+
+FAILURES = (TaskState.FAILED, TaskState.TIMEOUT, TaskState.NODE_FAIL)
+
+_TONES: Mapping[TaskState, Tone] = {
+    TaskState.PENDING: "dim",
+    TaskState.RUNNING: "plain",
+    TaskState.COMPLETED: "good",
+    TaskState.FAILED: "bad",
+    TaskState.TIMEOUT: "bad",
+    TaskState.CANCELLED: "warn",
+    TaskState.NODE_FAIL: "bad",
+}
+_COUNT_WORDS = (
+    (TaskState.FAILED, "failed"),
+    (TaskState.TIMEOUT, "timed out"),
+    (TaskState.NODE_FAIL, "lost with their node"),
+    (TaskState.RUNNING, "running"),
+    (TaskState.PENDING, "waiting"),
+    (TaskState.CANCELLED, "cancelled"),
+    (TaskState.COMPLETED, "completed"),
+)
+_TROUBLED = (NodeState.UNREACHABLE, NodeState.BUSY, NodeState.DRAINED)
+_LEAST_BAR = (10, 10, 5)  # by detail
+_WIDTH_TO_ALIGN_JOB = 60
+_MOST_JOB_NAME = 20
+_FULL, _NO_RATE, _SHORT, _BARE = range(4)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line to draw: ``head``, a bar ``step``/``total``, ``tail``.
+
+    Attributes:
+        head: Everything left of the bar, padded.
+        fraction: How full the bar is, 0.0 to 1.0; None for a line without a bar.
+        tail: Everything right of the bar, padded.
+        tone: How it is meant; a terminal with colours may show it.
+    """
+
+    head: str
+    fraction: float | None
+    tail: str
+    tone: Tone
+
+
+def seat_tasks(
+    held: Sequence[int | None], tasks: Sequence[TaskStatus], seats: int
+) -> tuple[int | None, ...]:
+    """Say which task has which row.
+
+    Where all tasks fit each has its own row for good. Else running and failed tasks have the
+    rows (failures at most a third of them while running tasks could fill the rest), and a task
+    that completed keeps its row until another wants it.
+
+    Args:
+        held: The rows as they were: positions in ``tasks``, None for an empty row.
+        tasks: Every task.
+        seats: How many rows there are now.
+
+    Returns:
+        The rows as they are now, at most ``seats`` of them; those at the end may be missing.
+    """
+    if len(tasks) <= seats:
+        return tuple(range(len(tasks)))
+    rows = list(held[:seats]) + [None] * (seats - len(held))
+    sitting = {seat for seat in rows if seat is not None}
+    running = [seat for seat, task in enumerate(tasks) if task.state is TaskState.RUNNING]
+    failed = [seat for seat, task in enumerate(tasks) if task.state in FAILURES]
+    room = max(seats // 3, seats - len(running))
+    first = [seat for seat in failed if seat in sitting][:room]
+    first += [seat for seat in reversed(failed) if seat not in sitting][: room - len(first)]
+    wanted = {*running, *first}
+    seekers = [seat for seat in (*first, *running) if seat not in sitting]
+    # An empty row goes first, then one whose task completed, a failed task's last.
+    to_give = [at for at, seat in enumerate(rows) if seat not in wanted]
+    failures = set(failed)
+    to_give.sort(key=lambda at: (rows[at] is not None, rows[at] in failures))
+    for at, seat in zip(to_give, seekers, strict=False):
+        rows[at] = seat
+    while rows and rows[-1] is None:
+        rows.pop()
+    return tuple(rows)
+
+
+class Columns:
+    """The widest each column was since the terminal's width last changed."""
+
+    def __init__(self) -> None:
+        self._widest: dict[str, int] = {}
+        self._total = 0
+
+    def begin(self, total: int) -> None:
+        """Start a drawing ``total`` columns wide."""
+        if total != self._total:
+            self._widest.clear()
+            self._total = total
+
+    def fit(self, column: str, needed: int) -> int:
+        """How wide ``column`` is, now that something needs ``needed``."""
+        widest = self._widest[column] = max(needed, self._widest.get(column, 0))
+        return widest
+
+
+class Page:
+    """One drawing of a job: the rows of its tasks and, under them, the row of the job."""
+
+    def __init__(
+        self,
+        snapshot: JobSnapshot,
+        forecast: Forecast,
+        columns: Columns,
+        *,
+        width: int,
+        now: float,
+    ) -> None:
+        """Prepare a drawing.
+
+        Args:
+            snapshot: The job.
+            forecast: The estimates, up to date.
+            columns: Remembers column widths from one drawing to the next.
+            width: Columns a line may fill.
+            now: Unix seconds.
+        """
+        columns.begin(width)
+        self._snapshot = snapshot
+        self._forecast = forecast
+        self._columns = columns
+        self._width = width
+        self._now = now
+        self._names = short_names(node.name for node in snapshot.nodes)
+        self._lost = {n.name for n in snapshot.nodes if n.state is NodeState.UNREACHABLE}
+        self._ended = all(task.state.is_final for task in snapshot.tasks)
+        remaining = None if self._ended else forecast.job_remaining(snapshot.tasks, now)
+        self._left = "?" if remaining is None else clock(remaining)
+
+    def rows(self, seats: Sequence[int | None]) -> list[Row]:
+        """The rows of the seated tasks (as ``seat_tasks`` gave them) and, last, of the job."""
+        tasks = self._snapshot.tasks
+        shown = [None if seat is None else tasks[seat] for seat in seats]
+        number_width = len(str(max((task.proc_id for task in tasks), default=0)))
+        label_width = self._label_width(shown, number_width)
+        head_width = number_width + 1 + label_width + 1
+        detail, tail_width = self._detail(shown, self._width - head_width)
+        rows = []
+        for task in shown:
+            if task is None:
+                rows.append(Row("", None, "", "plain"))
+                continue
+            head = f"{task.proc_id:>{number_width}} {pad(self._label(task), label_width)} "
+            rows.append(self._task_row(task, head, detail, tail_width))
+        job_head = f"{pad(clean(self._snapshot.job_name), head_width - 1)} "
+        return [*rows, self._job_row(job_head, detail, tail_width)]
+
+    def _label_width(self, shown: Sequence[TaskStatus | None], number_width: int) -> int:
+        """Columns for node names; as many as the job's name needs too, so that bars line up."""
+        job_name = display_width(clean(self._snapshot.job_name)) - number_width - 1
+        widest = max([display_width(self._label(task)) for task in shown if task], default=0)
+        roomy = self._width >= _WIDTH_TO_ALIGN_JOB
+        needed = max(widest, min(job_name, _MOST_JOB_NAME)) if roomy else widest
+        return self._columns.fit("label", min(needed, max(4, self._width // 4)))
+
+    def _label(self, task: TaskStatus) -> str:
+        if task.node_name is None:
+            return ""
+        return self._names.get(task.node_name, clean(task.node_name))
+
+    def _detail(self, shown: Sequence[TaskStatus | None], room: int) -> tuple[int, int]:
+        """The most that can be said beside a bar in ``room`` columns, and how wide that is."""
+        measured = [task for task in shown if task and task.progress]
+        for detail in (_FULL, _NO_RATE, _SHORT):
+            tails = [self._tail(task, detail) for task in measured]
+            needed = max(map(display_width, [*tails, self._job_tail(detail)]))
+            needed = self._columns.fit(f"tail{detail}", needed)
+            if room - len("100%||") - needed >= _LEAST_BAR[detail]:
+                return detail, needed
+        return _BARE, 0
+
+    def _task_row(self, task: TaskStatus, head: str, detail: int, tail_width: int) -> Row:
+        tone: Tone = "warn" if self._is_lost(task) else _TONES[task.state]
+        if task.progress is None or detail == _BARE:
+            return Row(head, None, self._words(task, detail), tone)
+        fraction = task.progress.fraction
+        tail = pad(self._tail(task, detail), tail_width)
+        return Row(f"{head}{percent(fraction)}|", fraction, tail, tone)
+
+    def _job_row(self, head: str, detail: int, tail_width: int) -> Row:
+        tasks = self._snapshot.tasks
+        fraction = 1.0 if self._ended else _part_done(tasks)
+        tail = self._job_tail(detail)
+        if detail == _BARE:
+            return Row(head, None, f"{percent(fraction)}{tail}", "plain")
+        tone: Tone = "plain"
+        if self._ended:
+            complete = all(task.state is TaskState.COMPLETED for task in tasks)
+            tone = "good" if complete else "bad"
+        return Row(f"{head}{percent(fraction)}|", fraction, pad(tail, tail_width), tone)
+
+    def _job_tail(self, detail: int) -> str:
+        tasks = self._snapshot.tasks
+        done = f"{sum(task.state.is_final for task in tasks)}/{len(tasks)}"
+        elapsed = clock(self._snapshot.elapsed)
+        times = f"[{elapsed}]" if self._ended else f"[{elapsed}<{self._left}]"
+        if detail == _FULL:
+            return f" {done} done {times}"
+        if detail == _NO_RATE:
+            return f" {done} {times}"
+        return f" {done}" if detail == _BARE or self._ended else f" {self._left} left"
+
+    def _tail(self, task: TaskStatus, detail: int) -> str:
+        elapsed = clock(task_elapsed(task, self._now) or 0.0)
+        step, total = (task.progress.step, task.progress.total) if task.progress else (0, 0)
+        count = f"{step}/{total}".rjust(self._columns.fit("count", 2 * len(str(total)) + 1))
+        if task.state is not TaskState.RUNNING or self._is_lost(task):
+            word = self._state_word(task, detail)
+            return (f" {count} [{elapsed}, {word}]", f" {count} [{word}]", f" {word}")[detail]
+        remaining = self._forecast.remaining(task, self._now)
+        rate = self._forecast.rate(task, self._now)
+        left = "?" if remaining is None else clock(remaining)
+        if detail == _SHORT:
+            return f" {left} left"
+        pace = f", {speed(rate)}" if rate and detail == _FULL else ""
+        return f" {count} [{elapsed}<{left}{pace}]"
+
+    def _words(self, task: TaskStatus, detail: int) -> str:
+        """A row without a bar: the state, since when or how long, and why."""
+        word = self._state_word(task, detail)
+        if detail == _BARE:
+            on_its_way = task.state is TaskState.RUNNING and not self._is_lost(task)
+            return percent(task.progress.fraction) if on_its_way and task.progress else word
+        elapsed = task_elapsed(task, self._now)
+        if elapsed is not None:
+            word += f" {'in ' if task.state.is_final else ''}{clock(elapsed)}"
+        return f"{word}: {clean(task.reason)}" if task.reason else word
+
+    def _state_word(self, task: TaskStatus, detail: int) -> str:
+        if self._is_lost(task):
+            return str(NodeState.UNREACHABLE)
+        if not task.exit_code:
+            return str(task.state)
+        return f"{task.state} ({'exit ' if detail == _FULL else ''}{task.exit_code})"
+
+    def _is_lost(self, task: TaskStatus) -> bool:
+        return task.state is TaskState.RUNNING and task.node_name in self._lost
+
+
+def _part_done(tasks: Sequence[TaskStatus]) -> float:
+    """How much of the job is done, the running tasks' parts included; never quite all of it."""
+    done = 0.0
+    for task in tasks:
+        if task.state.is_final:
+            done += 1.0
+        elif task.progress is not None and task.state is TaskState.RUNNING:
+            done += task.progress.fraction
+    return min(0.999, done / len(tasks))
+
+
+def status_line(
+    snapshot: JobSnapshot, seats: Sequence[int | None] | None, width: int
+) -> list[Segment]:
+    """The line of counts, and of the nodes that do not do what they should.
+
+    Args:
+        snapshot: The job.
+        seats: Which tasks have a row, to say how many running ones have none; None: no rows.
+        width: Columns it may fill; nodes are named as long as they fit, else counted.
+    """
+    counts = dict.fromkeys(TaskState, 0)
+    for task in snapshot.tasks:
+        counts[task.state] += 1
+    seated = {seat for seat in seats or () if seat is not None}
+    hidden = 0
+    if seats is not None:
+        hidden = counts[TaskState.RUNNING] - sum(
+            snapshot.tasks[seat].state is TaskState.RUNNING for seat in seated
+        )
+    full = _counts(counts, hidden)
+    brief = _counts({state: counts[state] for state in (*FAILURES, TaskState.RUNNING)}, 0)
+    for segments, troubles in itertools.product((full, brief), _troubles(snapshot.nodes)):
+        line = [*segments, (" · ", "dim"), (troubles, "warn")] if troubles else segments
+        if _segments_width(line) <= width:
+            return line
+    return cut_segments(line, width)
+
+
+def _counts(counts: Mapping[TaskState, int], hidden: int) -> list[Segment]:
+    segments: list[Segment] = []
+    for state, word in _COUNT_WORDS:
+        if counts.get(state):
+            tone: Tone = _TONES[state] if state in (*FAILURES, TaskState.CANCELLED) else "plain"
+            more = f" ({hidden} not shown)" if state is TaskState.RUNNING and hidden else ""
+            comma = ", " if segments else ""
+            segments.append((f"{comma}{counts[state]} {word}{more}", tone))
+    return segments
+
+
+def node_troubles(nodes: Sequence[NodeStatus]) -> str:
+    """The nodes that are not in use though they should be, with reasons; empty if all is well."""
+    return _troubles(nodes)[0]
+
+
+def _troubles(nodes: Sequence[NodeStatus]) -> tuple[str, ...]:
+    """The same in ever fewer words."""
+    troubled = [node for node in nodes if node.state in _TROUBLED]
+    if not troubled:
+        return ("",)
+    names = short_names(node.name for node in nodes)
+    named = [f"{names[node.name]} {node.state}" for node in troubled]
+    reasons = [f" ({clean(node.reason)})" if node.reason else "" for node in troubled]
+    word = "node" if len(troubled) == 1 else "nodes"
+    numbers = (sum(node.state is state for node in troubled) for state in _TROUBLED)
+    by_state = [f"{n} {state}" for n, state in zip(numbers, _TROUBLED, strict=True) if n]
+    return (
+        ", ".join(name + reason for name, reason in zip(named, reasons, strict=True)),
+        ", ".join(named),
+        f"{word}: {', '.join(by_state)}",
+        f"{len(troubled)} {word} amiss",
+    )
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Node names without their domains, where that leaves no two alike."""
+    full = list(names)
+    short = [name if name[:1].isdigit() or ":" in name else name.partition(".")[0] for name in full]
+    kept = short if len(set(short)) == len(set(full)) else full
+    return {name: clean(text) for name, text in zip(full, kept, strict=True)}
+
+
+def cut_segments(segments: Sequence[Segment], width: int) -> list[Segment]:
+    """The segments, ended with ``…`` where they would be wider than ``width``."""
+    if _segments_width(segments) <= width:
+        return list(segments)
+    kept: list[Segment] = []
+    room = width - 1
+    for text, tone in segments:
+        part = cut(text, room)
+        kept.append((part, tone))
+        room -= display_width(part)
+        if part != text:
+            break
+    return [*kept[:-1], (f"{kept[-1][0]}…", kept[-1][1])]
+
+
+def _segments_width(segments: Sequence[Segment]) -> int:
+    return sum(display_width(text) for text, _ in segments)
