@@ -19,8 +19,8 @@ from typing import TextIO
 
 from allot import paths
 from allot.driver import NodeDriver
-from allot.errors import AllotError, ConfigError, NodeFileError
-from allot.hostfile import node_names, parse_hostlist, parse_nodes, read_nodes
+from allot.errors import AllotError, ConfigError
+from allot.hostfile import node_names
 from allot.launcher import Job, Launcher, Place, TaskFactory
 from allot.lifecycle import Ledger
 from allot.model import (
@@ -38,7 +38,7 @@ from allot.node import Gateway
 from allot.output import LocalReader, is_on_local_file_system, read_text
 from allot.probe import NodeProbe, Sharing, SharingTest
 from allot.progress import Board, make_board
-from allot.roster import Candidate, Member, Roster, choose
+from allot.roster import Candidate, Member, Roster, choose, config_path, read_specs
 from allot.scheduler import NodeSlots, plan, slots_of_node
 from allot.settings import Settings, as_distribution
 
@@ -50,6 +50,7 @@ _SEND_S = 60.0
 _CLOSE_S = 5.0
 _TAILS = 20
 _TAIL_LINES = 10
+_TAIL_BYTES = 4096
 
 
 class Cluster:
@@ -139,7 +140,7 @@ class Cluster:
         self.job_name = job_name
         self.output_dir = self._settings.output_dir
         self.job_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
-        specs = _read_specs(node_file, nodes)
+        specs = read_specs(node_file, nodes)
         if nnodes is not None and nnodes > len(specs):
             raise ConfigError(f"nnodes is {nnodes}, but only {len(specs)} nodes are named")
         self._gateway = Gateway()
@@ -152,7 +153,7 @@ class Cluster:
         self._monitor: Monitor | None = None
         self._closed = False
         try:
-            self._open(specs, task_factory, probe or NodeProbe(), _config_path(ssh_config))
+            self._open(specs, task_factory, probe or NodeProbe(), config_path(ssh_config))
         except BaseException:
             self.close()
             raise
@@ -350,8 +351,9 @@ class Cluster:
             self._monitor.wait_until_sent(_CLOSE_S)
             self._monitor.stop(_CLOSE_S)
             self._tell_what_waits(self._monitor)
-        for driver in self._drivers.values():
-            driver.node.close()
+        for candidate in self._candidates:
+            if candidate.member is not None:
+                candidate.member.node.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._gateway.close()
 
@@ -391,8 +393,9 @@ class Cluster:
         tails: dict[int, str] = {}
         for task in Summary(tasks, 0.0).failed[:_TAILS]:
             if task.output_file is not None:
-                text = read_text(LocalReader(), str(task.output_file), _TAIL_LINES)
-                tails[task.proc_id] = text
+                tails[task.proc_id] = read_text(
+                    LocalReader(), str(task.output_file), _TAIL_LINES, _TAIL_BYTES
+                )
         return Summary(tasks, self._elapsed(), tails)
 
     def _elapsed(self) -> float:
@@ -417,34 +420,3 @@ class Cluster:
         if self._board is not None:
             self._board.close(self._snapshot())
             self._board = None
-
-
-def _read_specs(
-    node_file: str | Path | None, nodes: str | Iterable[str | NodeSpec] | None
-) -> tuple[NodeSpec, ...]:
-    if node_file is not None and nodes is not None:
-        raise ConfigError("give node_file or nodes, not both")
-    if nodes is not None:
-        return read_nodes(nodes)
-    if node_file is None:
-        hostlist = os.environ.get("SLURM_JOB_NODELIST")
-        if not hostlist:
-            raise ConfigError(
-                "no nodes: give node_file or nodes (or call it within a Slurm allocation)"
-            )
-        return parse_hostlist(hostlist)
-    path = Path(node_file).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise NodeFileError(f"cannot be read: {why}", path=str(path)) from error
-    return parse_nodes(text, path=str(path))
-
-
-def _config_path(path: str | Path | None) -> Path | None:
-    """None where it is the user's own: OpenSSH then heeds the system's configuration too."""
-    if path is None:
-        return None
-    expanded = Path(path).expanduser()
-    return None if expanded == Path("~/.ssh/config").expanduser() else expanded

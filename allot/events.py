@@ -75,10 +75,9 @@ def parse_events(data: bytes) -> tuple[list[Event], int]:
         Lines that are no events are passed over.
     """
     end = data.rfind(b"\n") + 1
-    events = [event for line in data[:end].splitlines() if (event := _parse_line(line))]
-    if len(data) - end > MAX_LINE:
-        end = len(data)
-    return events, end
+    events = [event for line in data[:end].split(b"\n") if (event := _parse_line(line))]
+    # Of a line without end so much is kept that its rest is not taken for a line of its own.
+    return events, max(end, len(data) - MAX_LINE)
 
 
 def _parse_line(line: bytes) -> Event | None:

@@ -16,6 +16,7 @@ _SPACING_S = 3.0
 _SAMPLES_KEPT = 3
 _JUMP_RATIO = 10.0
 _JUMP_FRACTION = 0.05
+_ESTIMATE_EVERY_S = 1.0
 _SMOOTHING_S = 8.0
 _SNAP_FRACTION = 0.5
 _SNAP_LEAST_S = 5.0
@@ -59,6 +60,8 @@ class Forecast:
         Smoothed, so that the figure counts down instead of jumping about. None while nothing
         has shown yet how long a task takes, or while tasks wait and none runs.
         """
+        if self._ends_at is not None and 0 <= now - self._estimated_at < _ESTIMATE_EVERY_S:
+            return max(0.0, self._ends_at - now)
         estimate = self._estimate(tasks, now)
         if estimate is None:
             self._ends_at = None

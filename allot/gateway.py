@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import socket
+import struct
 import threading
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass, replace
 from typing import Any
 
 import paramiko
+from paramiko.pkey import UnknownKeyType
 from paramiko.ssh_exception import IncompatiblePeer
 
 from allot.errors import (
@@ -32,6 +36,9 @@ from allot.sshconfig import Login
 from allot.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
+# paramiko logs each failure with a traceback, which Python prints to stderr, in the middle of the
+# bars, where nobody has set up logging. They all come back as errors anyway.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 _TRIES = 6
 _BACKOFF_S = 0.2
@@ -40,6 +47,9 @@ _THREAD_END_S = 2.0
 
 # All that paramiko and sockets raise when something is wrong with a host.
 HOST_ERRORS = (paramiko.SSHException, paramiko.SFTPError, OSError, EOFError)
+
+# What paramiko's reading of a message fails with when its contents make no sense.
+_GARBLED = (ValueError, LookupError, AttributeError, TypeError, struct.error, UnknownKeyType)
 
 
 class Gateway:
@@ -126,13 +136,15 @@ class Gateway:
         except BaseException as exc:
             close_client(client)
             sock.close()
+            if isinstance(exc, LoginExpiredError):  # typing counts towards no bound
+                raise
+            if isinstance(exc, _GARBLED) and not isinstance(exc, (*HOST_ERRORS, NodeError)):
+                raise paramiko.SSHException(f"garbled message ({exc})") from exc
             if time.monotonic() >= deadline and isinstance(exc, (paramiko.SSHException, EOFError)):
-                if isinstance(exc, paramiko.AuthenticationException):
-                    raise
                 raise TimeoutError(
                     f"timed out after {login.connect_timeout or timeout:g} s"
                 ) from exc
-            if isinstance(sock, ProxySocket) and isinstance(exc, (*HOST_ERRORS,)):
+            if isinstance(sock, ProxySocket) and sock.said and isinstance(exc, HOST_ERRORS):
                 raise paramiko.ProxyCommandFailure(login.proxy_command or "", sock.said) from exc
             raise
         return client
@@ -167,7 +179,7 @@ class Gateway:
         if mine:
             last = chain[-1]
             try:
-                behind = Login(**{**vars(last), "proxy_jump": chain[:-1]}) if chain[:-1] else last
+                behind = replace(last, proxy_jump=chain[:-1])
                 shared.set_result(self.open(last.alias, behind, timeout))
             except BaseException as exc:
                 shared.set_exception(exc)
@@ -176,6 +188,8 @@ class Gateway:
         try:
             # Each hop may take a connection's and a login's time, tries and passphrases apart.
             return shared.result(timeout=None if mine else timeout * 3 * len(chain))
+        except FutureTimeoutError as exc:  # the builtin one only from Python 3.11 on
+            raise TimeoutError(f"jump host {chain[-1].alias} took too long") from exc
         except NodeError as exc:
             raise type(exc)(name, f"jump host {chain[-1].alias}: {exc.reason}") from exc
 
@@ -200,9 +214,11 @@ def _is_spent(shared: Future[paramiko.SSHClient]) -> bool:
 
 
 def _is_turned_away(exc: Exception) -> bool:
-    cause = exc.__cause__ if isinstance(exc, paramiko.ProxyCommandFailure) else exc
-    return isinstance(cause, (ConnectionResetError, EOFError, LoginExpiredError)) or (
-        isinstance(cause, paramiko.SSHException) and "banner" in str(cause)
+    """Whether a host hung up before it had said who it is, or while somebody typed."""
+    if isinstance(exc, paramiko.ProxyCommandFailure):
+        return re.search("closed|reset|exceeded", exc.error, re.IGNORECASE) is not None
+    return isinstance(exc, (ConnectionResetError, EOFError, LoginExpiredError)) or (
+        isinstance(exc, paramiko.SSHException) and "banner" in str(exc)
     )
 
 

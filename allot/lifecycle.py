@@ -60,6 +60,7 @@ class Ledger:
         self._tasks = [TaskStatus(proc_id, params=entry) for proc_id, entry in enumerate(params)]
         self._queue = deque(range(len(params)))
         self._taken: dict[int, dict[int, int]] = {}
+        self._places: dict[int, Placement] = {}
         self._counts = dict.fromkeys(TaskState, 0)
         self._counts[TaskState.PENDING] = len(params)
 
@@ -109,6 +110,7 @@ class Ledger:
             output_file=output_file,
         )
         slots[placement.local_id] = placement.proc_id
+        self._places[placement.proc_id] = placement
         self._queue.remove(placement.proc_id)
 
     def start(self, proc_id: int, time: float) -> None:
@@ -129,9 +131,8 @@ class Ledger:
 
     def _end(self, proc_id: int, event: TaskEvent, **changes: Any) -> None:
         self._apply(proc_id, event, **changes)
-        task = self._tasks[proc_id]
-        if task.node_id is not None and task.local_id is not None:
-            del self._taken[task.node_id][task.local_id]
+        place = self._places.pop(proc_id)
+        del self._taken[place.node_id][place.local_id]
 
     def _apply(self, proc_id: int, event: TaskEvent, **changes: Any) -> None:
         task = self._tasks[proc_id]

@@ -5,6 +5,7 @@ Rules: pure. Every line is text without control characters and says when, which 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypeAlias
 
 from allot.forecast import Forecast, task_elapsed
@@ -27,13 +28,16 @@ class Reporter:
 
         Args:
             live: True: progress counts as news at each tenth of a task, and not at all in jobs
-                of more than 50 tasks; the job's own line comes with each tenth of the job.
-                False: any progress is news, and the job's line always comes.
+                of more than 50 tasks; the job's own line comes with each tenth of the job, and
+                one on the nodes when theirs changes. False: any progress is news, and one line
+                on job and nodes always comes.
         """
         self._live = live
         self._forecast = Forecast()
         self._seen: dict[int, _Seen] = {}
-        self._job_seen: tuple[int, str] | None = None
+        self._troubles = ""
+        self._parts_told = 0
+        self._ended_told = -1
 
     def report(self, snapshot: JobSnapshot, now: float, *, last: bool = False) -> list[str]:
         """The lines that are due.
@@ -49,8 +53,7 @@ class Reporter:
         lines = [f"{stamp} {self._task_line(task, now)}" for task in changed[:_MOST_LINES]]
         if len(changed) > _MOST_LINES:
             lines.append(f"{stamp} … and {len(changed) - _MOST_LINES} more tasks changed")
-        if self._job_is_news(snapshot) or last or not self._live:
-            lines.append(f"{stamp} {self._job_line(snapshot, now)}")
+        lines += [f"{stamp} {line}" for line in self._job_lines(snapshot, now, last=last)]
         return lines
 
     def _is_news(self, task: TaskStatus, ntasks: int) -> bool:
@@ -65,14 +68,21 @@ class Reporter:
         # That a task waits is news only where it did something else before.
         return seen != before and (before is not None or task.state is not TaskState.PENDING)
 
-    def _job_is_news(self, snapshot: JobSnapshot) -> bool:
+    def _job_lines(self, snapshot: JobSnapshot, now: float, *, last: bool) -> list[str]:
+        if not self._live:
+            return [self._job_line(snapshot, now)]
+        lines = []
+        troubles = node_troubles(snapshot.nodes)
+        if troubles != self._troubles:
+            self._troubles = troubles
+            lines.append(clean(troubles or "all nodes are well again"))
         ended = sum(task.state.is_final for task in snapshot.tasks)
-        seen = (
-            ended * _LIVE_PARTS // max(1, len(snapshot.tasks)),
-            node_troubles(snapshot.nodes),
-        )
-        before, self._job_seen = self._job_seen, seen
-        return before is not None and seen != before
+        due = ended * _LIVE_PARTS // max(1, len(snapshot.tasks)) > self._parts_told
+        if due or (last and ended != self._ended_told):
+            self._parts_told = ended * _LIVE_PARTS // max(1, len(snapshot.tasks))
+            self._ended_told = ended
+            lines.append(self._job_line(replace(snapshot, nodes=()), now))
+        return lines
 
     def _task_line(self, task: TaskStatus, now: float) -> str:
         elapsed = task_elapsed(task, now)

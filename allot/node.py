@@ -129,10 +129,18 @@ class Node:
                 closed then, and whether the piece has run is not known.
         """
         with self._shell_lock:
-            shell = self._shell
-            if shell is None:
+            client, shell = self._client, self._shell
+            if client is None or shell is None:
                 raise ConnectionFailedError(self.name, "not connected")
-            return self._bounded(timeout, lambda deadline: shell.request(script, deadline))
+            with self._gateway.watchdog.bound(timeout, lambda: self._drop(client)) as guard:
+                try:
+                    return shell.request(script, guard.deadline)
+                except HOST_ERRORS as exc:
+                    self._drop(client)
+                    if guard.expired or isinstance(exc, TimeoutError):
+                        late = TimeoutError(f"no answer within {timeout:g} s")
+                        raise translate(self.name, late) from exc
+                    raise translate(self.name, exc) from exc
 
     def take_notices(self) -> list[str]:
         r"""Take what background jobs have told since the last call, without waiting.
@@ -182,7 +190,8 @@ class Node:
             if channel is not None:
                 channel.close()
             if not self.is_connected:
-                raise self._broken(exc) from exc
+                self._drop(client)
+                raise translate(self.name, exc) from exc
             _log.info("%s: no SFTP: %s", self.name, exc)
             return None
 
@@ -225,26 +234,21 @@ class Node:
         if not self.open_sftp():
             raise ConnectionFailedError(self.name, "it has no SFTP")
         with self._sftp_lock:
-            sftp = self._sftp
-            if sftp is None:
+            client, sftp = self._client, self._sftp
+            if client is None or sftp is None:
                 raise ConnectionFailedError(self.name, "not connected")
             try:
                 return ask(sftp)
             except HOST_ERRORS as exc:
-                raise self._broken(exc) from exc
+                self._drop(client)
+                raise translate(self.name, exc) from exc
 
-    def _bounded(self, timeout: float, ask: Callable[[float], _T]) -> _T:
-        with self._gateway.watchdog.bound(timeout, self.close) as guard:
-            try:
-                return ask(guard.deadline)
-            except HOST_ERRORS as exc:
-                if guard.expired or isinstance(exc, TimeoutError):
-                    exc = TimeoutError(f"no answer within {timeout:g} s")
-                raise self._broken(exc) from exc
-
-    def _broken(self, exc: BaseException) -> Exception:
-        self.close()
-        return translate(self.name, exc)
+    def _drop(self, client: paramiko.SSHClient) -> None:
+        """Hang up on a connection that failed, and only on that: there may be a new one."""
+        if self._client is client:
+            self.close()
+        else:
+            close_client(client)
 
     def close(self) -> None:
         """Hang up. Idempotent; calls under way in other threads fail at once."""
@@ -268,6 +272,7 @@ class _Shell:
         self._channel = channel
         self._token = secrets.token_hex(8)
         self._number = 0
+        self._started = False
         self._buffer = bytearray()
         self._stderr = bytearray()
         self._notices: list[str] = []
@@ -289,10 +294,11 @@ class _Shell:
             EOFError, TimeoutError, OSError, paramiko.SSHException: There is no Bash.
         """
         self._channel.exec_command(f"echo {self._token}; exec bash --noprofile --norc -s")
-        self._channel.sendall(_EMPTY_ANSWERS)
+        self._send(_EMPTY_ANSWERS)
         self._read_until(self._token.encode() + b"\n", deadline)
         # A Bash that dies of SIGPIPE half-way through a request would have run part of it.
         self.request("trap '' PIPE; exec 3>&1", deadline)
+        self._started = True
 
     def request(self, script: str, deadline: float) -> bytes:
         data = script.encode("utf-8", "surrogateescape")
@@ -308,10 +314,18 @@ class _Shell:
             "} </dev/null; } || exit\n"
         )
         self._channel.settimeout(max(deadline - time.monotonic(), 0.01))
-        self._channel.sendall(frame.encode() + data)
+        self._send(frame.encode() + data)
         output = self._read_until(end.encode(), deadline)
         _, _, output = output.partition(begin.encode())
         return output
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._channel.sendall(data)
+        except TimeoutError:
+            raise
+        except OSError as exc:
+            raise ConnectionResetError(None, self._describe_end()) from exc
 
     def _read_until(self, mark: bytes, deadline: float) -> bytes:
         """Everything before a mark, less the notices."""
@@ -347,13 +361,15 @@ class _Shell:
     def _describe_end(self) -> str:
         self._channel.status_event.wait(_STATUS_WAIT_S)  # it comes after the end of stdout
         self._read_stderr()
+        while self._channel.recv_ready():
+            self._buffer += self._channel.recv(_CHUNK)
         status = self._channel.exit_status if self._channel.exit_status >= 0 else None
         said = (bytes(self._stderr) or bytes(self._buffer[-_STDERR_KEPT:])).decode(errors="replace")
         lines = [line.strip() for line in said.splitlines() if line.strip()]
         last = f": {lines[-1]}" if lines else ""
-        if self._number == 0 and status == _NOT_FOUND:
+        if not self._started and status == _NOT_FOUND:
             return f"there is no Bash on the node{last}"
-        if self._number == 0 and status is not None:
+        if not self._started and status is not None:
             return f"its login shell ended with status {status}{last}"
         return f"the connection broke{last}"
 

@@ -207,8 +207,14 @@ def _skip_ahead(reader: Reader, watches: Sequence[Watch]) -> None:
             watch.parser.reset()
 
 
-def read_text(reader: Reader, path: str, tail: int | None) -> str:
+def read_text(reader: Reader, path: str, tail: int | None, most: int | None = None) -> str:
     """A whole output as text, or its last ``tail`` lines; empty where there is none yet.
+
+    Args:
+        reader: How it is read.
+        path: The file.
+        tail: How many lines; None: all.
+        most: Bytes to read at most, from the end; None: no limit.
 
     Raises:
         ConnectionFailedError: The node is out of reach.
@@ -219,12 +225,15 @@ def read_text(reader: Reader, path: str, tail: int | None) -> str:
         return ""
     if isinstance(size, OSError):
         raise size
-    start, data = size, b""
-    while start > 0 and (tail is None or data.count(b"\n") <= tail):
-        length = min(start, _TAIL_BYTES)
+    first = 0 if most is None else max(0, size - most)
+    start, lines, length = size, 0, _TAIL_BYTES
+    pieces: list[bytes] = []
+    while start > first and (tail is None or lines <= tail):
+        length = min(start - first, 2 * length)
         start -= length
-        data = _read_piece(reader, path, start, length) + data
-    text = data.decode("utf-8", "replace")
+        pieces.append(_read_piece(reader, path, start, length))
+        lines += pieces[-1].count(b"\n")
+    text = b"".join(reversed(pieces)).decode("utf-8", "replace")
     return text if tail is None else "".join(text.splitlines(keepends=True)[-tail:] if tail else [])
 
 

@@ -175,7 +175,7 @@ def node_health(values: Mapping[str, list[str]]) -> NodeHealth:
         KeyError: A value that every Linux node has is missing.
         ValueError: A value is no number.
     """
-    load = float(values["load"][0].split()[0])
+    load = float(values["load"][0].partition(" ")[0])
     total = int(values["MemTotal"][0]) * _KIB
     free = int(values.get("MemAvailable", values["MemFree"])[0]) * _KIB
     limits = [int(text) for text in values.get("memory_max", ()) if text.isdigit()]

@@ -204,15 +204,19 @@ class _Bar(_Tqdm):
 
     def __init__(self, screen: Screen | None, *, file: TextIO, place: int) -> None:
         self._screen = screen
+        self._made: tuple[tuple[Row, int], str] | None = None
         super().__init__(total=1, file=file, position=place, leave=False, disable=False)
 
     def line(self, row: Row, tail: str, width: int, colour: str | None, coloured: bool) -> str:
         """The row's text, at most ``width`` columns wide."""
+        if self._made is not None and self._made[0] == (row, width):
+            return self._made[1]
         self.ncols = width
         self.n = row.fraction or 0.0
         self.colour = colour if coloured else None
         self.bar_format = f"{_no_braces(row.head)}{{bar}}{_no_braces(tail)}"
-        return str(self)
+        self._made = ((row, width), str(self))
+        return self._made[1]
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:  # noqa: ARG002
         if self._screen is not None and msg is None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
+import pwd
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
 
-from allot.errors import NodeError, NotEnoughNodesError
+from allot.errors import ConfigError, NodeError, NodeFileError, NotEnoughNodesError
+from allot.hostfile import parse_hostlist, parse_nodes, read_nodes
 from allot.model import NodeHealth, NodeSpec, NodeState, NodeStatus
 from allot.node import Gateway, Node
 from allot.probe import NodeFacts, NodeProbe, SharingTest, probe_node
@@ -51,6 +54,50 @@ class Candidate:
         state = NodeState.SPARE if self.state is NodeState.READY else self.state
         health = None if self.member is None else self.member.facts.health
         return NodeStatus(self.name, state, None, self.reason, health)
+
+
+def read_specs(
+    node_file: str | Path | None, nodes: str | Iterable[str | NodeSpec] | None
+) -> tuple[NodeSpec, ...]:
+    """The nodes a user named: by a host file, by ``nodes``, or by a Slurm allocation.
+
+    Raises:
+        ConfigError: Both were given, or neither and this is no Slurm allocation.
+        NodeFileError: The host file cannot be read, or does not follow the grammar.
+    """
+    if node_file is not None and nodes is not None:
+        raise ConfigError("give node_file or nodes, not both")
+    if nodes is not None:
+        return read_nodes(nodes)
+    if node_file is None:
+        hostlist = os.environ.get("SLURM_JOB_NODELIST")
+        if not hostlist:
+            raise ConfigError(
+                "no nodes: give node_file or nodes (or call it within a Slurm allocation)"
+            )
+        return parse_hostlist(hostlist)
+    path = Path(node_file).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise NodeFileError(f"cannot be read: {why}", path=str(path)) from error
+    return parse_nodes(text, path=str(path))
+
+
+def config_path(path: str | Path | None) -> Path | None:
+    """The OpenSSH client configuration to obey.
+
+    Returns:
+        None for the one that OpenSSH reads by itself, together with the system's.
+    """
+    own = Path("~/.ssh/config").expanduser()
+    asked = own if path is None else Path(path).expanduser()
+    # OpenSSH takes the home from the user database, whatever $HOME says.
+    its_own = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh/config"
+    if asked == its_own or (path is None and not own.exists()):
+        return None
+    return asked
 
 
 class Roster:

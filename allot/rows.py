@@ -20,6 +20,7 @@ Tone: TypeAlias = Literal["plain", "good", "bad", "warn", "dim"]
 Segment: TypeAlias = tuple[str, Tone]
 
 FAILURES = (TaskState.FAILED, TaskState.TIMEOUT, TaskState.NODE_FAIL)
+_UNENDED = frozenset((TaskState.PENDING, TaskState.RUNNING))
 
 _TONES: Mapping[TaskState, Tone] = {
     TaskState.PENDING: "dim",
@@ -150,7 +151,8 @@ class Page:
         self._now = now
         self._names = short_names(node.name for node in snapshot.nodes)
         self._lost = {n.name for n in snapshot.nodes if n.state is NodeState.UNREACHABLE}
-        self._ended = all(task.state.is_final for task in snapshot.tasks)
+        self._ended_count = sum(task.state not in _UNENDED for task in snapshot.tasks)
+        self._ended = self._ended_count == len(snapshot.tasks)
         remaining = None if self._ended else forecast.job_remaining(snapshot.tasks, now)
         self._left = "?" if remaining is None else clock(remaining)
 
@@ -206,7 +208,7 @@ class Page:
 
     def _job_row(self, head: str, detail: int, tail_width: int) -> Row:
         tasks = self._snapshot.tasks
-        fraction = 1.0 if self._ended else _part_done(tasks)
+        fraction = 1.0 if self._ended else _part_done(tasks, self._ended_count)
         tail = self._job_tail(detail)
         if detail == _BARE:
             return Row(head, None, f"{percent(fraction)}{tail}", "plain")
@@ -217,8 +219,7 @@ class Page:
         return Row(f"{head}{percent(fraction)}|", fraction, pad(tail, tail_width), tone)
 
     def _job_tail(self, detail: int) -> str:
-        tasks = self._snapshot.tasks
-        done = f"{sum(task.state.is_final for task in tasks)}/{len(tasks)}"
+        done = f"{self._ended_count}/{len(self._snapshot.tasks)}"
         elapsed = clock(self._snapshot.elapsed)
         times = f"[{elapsed}]" if self._ended else f"[{elapsed}<{self._left}]"
         if detail == _FULL:
@@ -264,15 +265,14 @@ class Page:
         return task.state is TaskState.RUNNING and task.node_name in self._lost
 
 
-def _part_done(tasks: Sequence[TaskStatus]) -> float:
+def _part_done(tasks: Sequence[TaskStatus], ended: int) -> float:
     """How much of the job is done, the running tasks' parts included; never quite all of it."""
-    done = 0.0
-    for task in tasks:
-        if task.state.is_final:
-            done += 1.0
-        elif task.progress is not None and task.state is TaskState.RUNNING:
-            done += task.progress.fraction
-    return min(0.999, done / len(tasks))
+    parts = sum(
+        task.progress.fraction
+        for task in tasks
+        if task.state is TaskState.RUNNING and task.progress is not None
+    )
+    return min(0.999, (ended + parts) / len(tasks))
 
 
 def status_line(
@@ -347,18 +347,14 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def cut_segments(segments: Sequence[Segment], width: int) -> list[Segment]:
-    """The segments, ended with ``…`` where they would be wider than ``width``."""
-    if _segments_width(segments) <= width:
-        return list(segments)
+    """As much of segments wider than ``width`` as fits, ended with ``…``."""
     kept: list[Segment] = []
     room = width - 1
     for text, tone in segments:
         part = cut(text, room)
         kept.append((part, tone))
-        room -= display_width(part)
-        if part != text:
-            break
-    return [*kept[:-1], (f"{kept[-1][0]}…", kept[-1][1])]
+        room = room - display_width(part) if part == text else 0
+    return [*(segment for segment in kept if segment[0]), ("…", "dim")]
 
 
 def _segments_width(segments: Sequence[Segment]) -> int:

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TextIO, cast
+from typing import Any, ClassVar, TextIO, cast
 
 from allot.wording import display_width
 
@@ -28,8 +28,11 @@ class Screen:
     """The terminal behind a stream, with a block of lines of ours at its foot.
 
     While it is open, ``sys.stdout`` and ``sys.stderr`` are replaced where they go to the same
-    terminal: what the program prints appears above the block.
+    terminal: what the program prints appears above the block. One screen at a time has its block
+    there: when another draws, the first one's block is left behind as it stands.
     """
+
+    _shown: ClassVar[Screen | None] = None
 
     def __init__(self, stream: TextIO, lock: AbstractContextManager[Any]) -> None:
         """Take a terminal.
@@ -59,22 +62,21 @@ class Screen:
         """Draw the block; the lines must fit the terminal and may hold colours."""
         with self._lock:
             if not self._open:
-                self._open = True
+                if Screen._shown is not None:
+                    Screen._shown.leave()
+                Screen._shown, self._open = self, True
                 self._take_streams()
             self._lines = list(lines)
-            # A resize may have pushed the end of an old line of ours to where the cursor rests.
             size = self.size()
             resized, self._drawn_size = size != (self._drawn_size or size), size
-            self._write(f"\r{_TO_END_OF_LINE if resized else ''}{self._typed}{self._drawn()}")
+            # A resize breaks old lines anew, also onto the cursor's, and remembers the breaks.
+            clear = self._cleared() if resized else ""
+            self._write(f"{clear}\r{self._typed}{self._drawn()}")
 
     def erase(self) -> None:
         """Take the block off the screen, until ``restore``."""
         with self._lock:
-            self._write(f"\r{_TO_END_OF_LINE}")
-            if self._lines:
-                # From the line below on: where all of the screen is cleared at once, some
-                # terminals keep what was there in their history.
-                self._write(f"\x1b[B{_TO_END_OF_SCREEN}\x1b[A")
+            self._write(self._cleared())
             self._typed = ""
 
     def restore(self) -> None:
@@ -88,9 +90,9 @@ class Screen:
         with self._lock:
             if not self._open:
                 return
-            self._open = False
-            self._write("\r\n" + "".join(f"{line}{_TO_END_OF_LINE}\r\n" for line in self._lines))
-            self._write(_TO_END_OF_SCREEN)
+            Screen._shown, self._open = None, False
+            lines = "".join(f"{line}{_TO_END_OF_LINE}\r\n" for line in self._lines)
+            self._write(f"\r\n{lines}{_TO_END_OF_SCREEN}")
             self._give_streams_back()
             self._typed = ""
 
@@ -108,9 +110,18 @@ class Screen:
             if newline:
                 # Written over the block line by line, so that nothing flickers.
                 above = f"{whole}\n".replace("\n", f"{_TO_END_OF_LINE}\n")
-                self._write(f"\r{above}{rest}{self._drawn()}")
+                self._write(f"\r{above}{rest}{_TO_END_OF_LINE}{self._drawn()}")
             else:
                 self._write(text)
+
+    def _cleared(self) -> str:
+        """What empties the cursor's line and all below it.
+
+        In two steps: where all of the screen is cleared at once, some terminals keep what was
+        there in their history.
+        """
+        below = f"\x1b[B{_TO_END_OF_SCREEN}\x1b[A" if self._lines else ""
+        return f"\r{_TO_END_OF_LINE}{below}"
 
     def _drawn(self) -> str:
         """What draws the block below the cursor's line and comes back to it."""

@@ -22,17 +22,22 @@ from allot.model import NodeTaskConfig, Params, Scalar
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _READONLY = frozenset({"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"})
-_TILDE = re.compile(r"~[A-Za-z0-9._-]*(?=/|$)")
+_TILDE = re.compile(r"~([A-Za-z_][A-Za-z0-9._-]*)?(?=/|\Z)")
 
 
 def quote(text: str) -> str:
     """Quote ``text`` for Bash, so that it arrives as it is.
 
     Raises:
-        TaskConfigError: It holds a NUL, which no program can be given.
+        TaskConfigError: It holds a NUL, which no program can be given, or half a surrogate
+            pair, which is no text.
     """
     if "\0" in text:
         raise TaskConfigError(f"a NUL byte cannot be passed to a program: {text!r}")
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise TaskConfigError(f"half a surrogate pair is no text: {text!r}") from None
     return shlex.quote(text)
 
 
@@ -43,8 +48,8 @@ def quote_path(path: str) -> str:
     tilde = _TILDE.match(path)
     if tilde is None:
         return quote(path)
-    rest = path[tilde.end() :]
-    return tilde.group() + (quote(rest) if rest else "")
+    rest = path[tilde.end() + 1 :]  # its slash must not be quoted, or Bash takes ~ as it is
+    return f"{tilde.group()}/{quote(rest)}" if rest else tilde.group()
 
 
 def exports(env: Mapping[str, str]) -> str:
@@ -71,7 +76,7 @@ def task_script(cmds: Iterable[str]) -> str:
     backslash in one cannot swallow the check behind it or the next string.
     """
     head = f'exec {_SCRIPT_FD}<&-\n__allot_check() {{ [ "$1" = 0 ] || exit "$1"; }}\n'
-    return head + "\n__allot_check $?\n".join(f"eval {quote(cmd)}" for cmd in cmds)
+    return head + "\n__allot_check $?\n".join(f"eval -- {quote(cmd)}" for cmd in cmds)
 
 
 def job_variables(config: NodeTaskConfig) -> dict[str, str]:
@@ -163,6 +168,9 @@ _SCRIPT_FD = 9
 # Started through `set -m`, so that the recorder and, once more, the task's Bash lead process
 # groups of their own without an exec of setsid, and SIGINT and SIGQUIT are not ignored in them.
 # A Bash that waits with `set -m` returns also when its child is stopped: hence the loop.
+# Bash keeps the channel's stdin at 10 while a request has /dev/null; a recorder that held it would
+# hold the channel open. `set +m` ends what an exported SHELLOPTS would hand on; what comes from the
+# user is evaluated last, when none of our variables is needed any more.
 _FUNCTIONS = r"""
 __allot_prepare() {
   __allot_dir=$HOME/$1
@@ -173,7 +181,7 @@ __allot_prepare() {
 }
 __allot_launch() {
   set -m
-  ( trap - PIPE; exec </dev/null >/dev/null 2>&1; __allot_record "$@" ) &
+  ( trap - PIPE; exec </dev/null >/dev/null 2>&1 10<&-; __allot_record "$@" ) &
   set +m
 }
 __allot_note() {
@@ -191,7 +199,10 @@ __allot_claim() {
   stat=(${stat##*) })
   __allot_note S "$p" "$a" "$BASHPID" "${stat[19]}" || { __allot_refuse events; return 1; }
   set -C
-  { : > "$__allot_dir/$p.$a"; } || { set +C; return 1; }
+  { : > "$__allot_dir/$p.$a"; } || {
+    [[ -e $__allot_dir/$p.$a ]] || __allot_refuse events
+    return 1
+  }
   set +C
 }
 __allot_open() {
@@ -210,8 +221,11 @@ __allot_record() {
     if [[ -n $err ]]; then exec 2>> "$err"; else exec 2>&1; fi
     __allot_variables
     export ALLOT_PROCID="$p" ALLOT_LOCALID="$l" ALLOT_ATTEMPT="$a"
-    eval "$own"
-    exec "$BASH" /dev/fd/9 9<<< "$script" ) &
+    exec 9<<< "$script"
+    set +m
+    set -- "$BASH" "$own"
+    eval "$2"
+    exec "$1" /dev/fd/9 ) &
   exec 3>&-
   while wait "$!"; code=$?; kill -0 "$!"; do sleep 1; done
   set +m
@@ -325,6 +339,6 @@ def sizes_script(files: Iterable[str]) -> str:
 _READ = r"""
 __allot_read() {
   [[ -r $1 ]] || { echo -; return; }
-  printf '+%s\n' "$(tail -c "+$2" -- "$1" | head -c "$3" | base64 -w 0)"
+  printf '+%s\n' "$(tail -c "+$2" -- "$1" 2>/dev/null | head -c "$3" | base64 -w 0)"
 }
 """

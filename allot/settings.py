@@ -5,7 +5,6 @@ Rules: pure; each refusal names the argument, what it was, and what it may be.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +55,11 @@ class Settings:
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not name or name in (".", "..") or set(name) & {"/", "\0"}:
         raise ConfigError(f"job_name must be text that can be a file name, not {name!r}")
-    if len(os.fsencode(name)) > _MOST_NAME_BYTES:
+    try:
+        size = len(name.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        raise ConfigError(f"job_name must be text, not half a surrogate pair: {name!r}") from None
+    if size > _MOST_NAME_BYTES:
         raise ConfigError(f"job_name must be at most {_MOST_NAME_BYTES} bytes long, not {name!r}")
 
 

@@ -20,7 +20,10 @@ _PROXY_END_S = 2.0
 
 def open_tcp(login: Login, deadline: float) -> socket.socket:
     """Connect to the first of a host's addresses that answers; a silent one gets its share."""
-    addresses = socket.getaddrinfo(login.hostname, login.port, type=socket.SOCK_STREAM)
+    try:
+        addresses = socket.getaddrinfo(login.hostname, login.port, type=socket.SOCK_STREAM)
+    except UnicodeError as exc:  # a label that is empty or too long
+        raise socket.gaierror(socket.EAI_NONAME, "it is no host name") from exc
     failure: OSError = ConnectionError("it has no address")
     for number, (family, kind, protocol, _, address) in enumerate(addresses):
         sock = socket.socket(family, kind, protocol)
@@ -76,7 +79,7 @@ class ProxySocket:
         self.recv = self._socket.recv
         self.settimeout = self._socket.settimeout
         self.shutdown = self._socket.shutdown
-        self.said = ""
+        self.said = ""  # why the command failed, once it is closed; empty: it did not
 
     @property
     def _closed(self) -> bool:  # what paramiko asks a socket
@@ -95,7 +98,8 @@ class ProxySocket:
             self._process.wait()
         self._stderr.seek(0)
         lines = self._stderr.read().decode(errors="replace").strip().splitlines()
-        self.said = lines[-1] if lines else f"it ended with status {self._process.returncode}"
+        status = self._process.returncode
+        self.said = lines[-1] if lines else f"it ended with status {status}" if status > 0 else ""
         self._stderr.close()
 
 

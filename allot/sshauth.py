@@ -171,6 +171,7 @@ class OpenSSHAuth(AuthStrategy):
         self._refused: list[str] = []
         self._shown: set[bytes] = set()
         self._agent: _Agent | None = None
+        self._was_typing = False
 
     def authenticate(self, transport: paramiko.Transport) -> AuthResult:
         """Show keys until the host lets us in.
@@ -200,6 +201,8 @@ class OpenSSHAuth(AuthStrategy):
             ) from exc
         except paramiko.AuthenticationException as exc:
             if not transport.is_active():
+                if self._was_typing:
+                    raise LoginExpiredError("the host did not wait for the passphrase") from exc
                 raise AuthenticationFailedError(
                     self._node,
                     f"{self._who()}: the host hung up after {len(self._refused) + 1} keys (too "
@@ -209,6 +212,8 @@ class OpenSSHAuth(AuthStrategy):
             return False
         except (paramiko.SSHException, OSError) as exc:
             if not transport.is_active():
+                if self._was_typing:
+                    raise LoginExpiredError("the host did not wait for the passphrase") from exc
                 raise
             # An agent that will not sign (ssh-add -c, a key that was pulled out) is no reason
             # to leave the other keys untried.
@@ -281,7 +286,7 @@ class OpenSSHAuth(AuthStrategy):
     def _unlocked(self, path: Path) -> Iterator[_Offer]:
         if not self._ring.unlock(path):
             return
-        # Typing takes its time, and the host may not have waited (LoginGraceTime).
+        self._was_typing = True  # the host may not have waited that long (LoginGraceTime)
         self._locked.remove(path)
         beside = Path(f"{path}-cert.pub")
         for certificate in (*self._login.certificate_files, beside, None):

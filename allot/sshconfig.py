@@ -22,7 +22,6 @@ from allot.errors import ConfigError
 from allot.model import NodeSpec
 
 _RESOLVE_TIMEOUT_S = 30.0
-_JUMPS_MAX = 8
 _DEFAULT_KEYS = ("id_rsa", "id_ecdsa", "id_ed25519")
 
 Settings = Mapping[str, Sequence[str]]
@@ -108,19 +107,21 @@ def resolve(spec: NodeSpec, ssh_config: Path | None) -> Login:
 
 
 def _resolve(spec: NodeSpec, ssh_config: Path | None, above: tuple[NodeSpec, ...]) -> Login:
-    if len(above) > _JUMPS_MAX:
-        raise ConfigError(f"{spec.host}: more than {_JUMPS_MAX} ProxyJump hosts, or a loop of them")
+    if spec in above:
+        ring = " → ".join(hop.host for hop in (*above, spec))
+        raise ConfigError(f"ProxyJump goes round in a loop: {ring}")
     settings = _read_settings(spec, ssh_config)
     login = parse_login(spec, settings, ssh_config)
     jumps = parse_proxy_jump(_one(settings, "proxyjump"))
-    if not jumps or jumps[0] in above:  # a jump host that is told to jump through itself does not
+    if not jumps:
         return login
     # As ssh -J a,b host does: only the first hop's own ProxyJump counts, the others are told
     # to go through the one before them.
-    first = _resolve(jumps[0], ssh_config, (*above, spec, jumps[0]))
+    first = _resolve(jumps[0], ssh_config, (*above, spec))
     hops = [*first.proxy_jump, replace(first, proxy_jump=())]
     for hop in jumps[1:]:
-        hops.append(parse_login(hop, _read_settings(hop, ssh_config), ssh_config))
+        behind = parse_login(hop, _read_settings(hop, ssh_config), ssh_config)
+        hops.append(replace(behind, proxy_command=None))
     return replace(login, proxy_jump=tuple(hops), proxy_command=None)
 
 
@@ -227,7 +228,9 @@ def parse_login(spec: NodeSpec, settings: Settings, ssh_config: Path | None) -> 
         login,
         identity_files=_paths(settings.get("identityfile", ()), tokens),
         certificate_files=_paths(settings.get("certificatefile", ()), tokens),
-        identity_agent=_agent_socket(_one(settings, "identityagent"), tokens),
+        identity_agent=_agent_socket(
+            (settings.get("identityagent") or ["SSH_AUTH_SOCK"])[0], tokens
+        ),
         user_known_hosts=_paths(known, tokens),
         global_known_hosts=_paths(known_to_all, tokens),
         proxy_command=fill_tokens(command, tokens) if command else None,
@@ -279,8 +282,10 @@ def _strictness(value: str | None) -> str:
     return "accept-new" if value == "accept-new" else "yes"
 
 
-def _agent_socket(value: str | None, tokens: Mapping[str, str]) -> Path | None:
-    if value is None or value == "SSH_AUTH_SOCK":
+def _agent_socket(value: str, tokens: Mapping[str, str]) -> Path | None:
+    if value.lower() == "none":
+        return None
+    if value == "SSH_AUTH_SOCK":
         named = os.environ.get("SSH_AUTH_SOCK", "")
     elif re.fullmatch(r"\$\w+", value):
         named = os.environ.get(value[1:], "")

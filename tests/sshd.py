@@ -294,6 +294,8 @@ class SshdNodes:
         if not IS_ROOT:
             if self._rc or self._private or self._own_uid or self._login_shell != "/bin/bash":
                 raise NeedsRootError("an account of its own (shell, rc, mounts) needs root")
+            if self._server == "dropbear":
+                raise NeedsRootError("dropbear takes keys from the home only: needs root")
             me = pwd.getpwuid(os.geteuid())
             return Account(me.pw_name, me.pw_uid, me.pw_gid, Path(me.pw_dir), me.pw_shell)
         account = owner.account(self._login_shell, own_uid=self._own_uid)

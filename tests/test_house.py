@@ -21,10 +21,10 @@ FLOORS = {
     0: ("errors", "model"),
     1: (
         *("hostfile", "markers", "script", "paths", "events"),
-        *("lifecycle", "scheduler", "wording", "forecast", "rows", "lines"),
+        *("lifecycle", "scheduler", "settings", "wording", "forecast", "rows", "lines"),
     ),
     2: (
-        *("settings", "watchdog", "sshconfig", "hostkeys", "sockets", "sshauth", "sftp"),
+        *("watchdog", "sshconfig", "hostkeys", "sockets", "sshauth", "sftp"),
         *("gateway", "node", "sftpserver", "sshserver", "loopback"),
         *("screen", "progress", "track", "probe", "output", "fetch"),
     ),

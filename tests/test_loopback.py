@@ -355,7 +355,7 @@ print(client.exec_command("echo $$; sleep 300; :")[1].readline().strip())
 print(nodes.ssh_config.parent)
 """
     done = subprocess.run(
-        [sys.executable, "-W", "error::ResourceWarning", "-c", script],
+        [sys.executable, "-W", "ignore", "-W", "error::ResourceWarning", "-c", script],
         capture_output=True,
         timeout=BOUND_S,
         check=False,

@@ -1,0 +1,371 @@
+"""The bars as a user sees them: in real terminals (tmux), in pipes, in notebooks."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from sandbox import wait_until
+
+from allot import progress
+from allot.model import JobSnapshot, NodeState, NodeStatus, Progress, TaskState, TaskStatus
+from allot.progress import NotebookBoard, PlainBoard, TerminalBoard, make_board
+
+ROOT = Path(__file__).resolve().parent.parent
+P, R, C, F = TaskState.PENDING, TaskState.RUNNING, TaskState.COMPLETED, TaskState.FAILED
+
+# A user's program: draws a job of NTASKS until the file "stop" is there, and obeys the file
+# "do" meanwhile: each new content of it is a line of Python to run.
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from tqdm import tqdm
+from test_progress import snapshot
+from allot.progress import make_board
+board, job, done = make_board(), snapshot(NTASKS), ""
+print("before the bars")
+while not Path("stop").exists():
+    board.draw(job)
+    order = Path("do").read_text() if Path("do").exists() else ""
+    if order != done:
+        done = order
+        exec(order)
+    time.sleep(0.05)
+board.close(snapshot(NTASKS, ended=True))
+print("after the bars")
+"""
+
+
+def snapshot(ntasks: int, *, ended: bool = False) -> JobSnapshot:
+    """A job with running, failed and waiting tasks, one BUSY and one UNREACHABLE node."""
+    began = time.time() - 60
+    tasks = []
+    for number in range(ntasks):
+        node = f"node{number % 5 + 1:02}"
+        far = Progress(number % 100 + 1, 120)
+        if number % 7 == 3:
+            task = TaskStatus(number, F, node, exit_code=3, progress=far, started_at=began)
+        elif ended:
+            task = TaskStatus(number, C, node, progress=Progress(120, 120), started_at=began)
+        elif number < 200:
+            task = TaskStatus(number, R, node, progress=far, started_at=began)
+        else:
+            task = TaskStatus(number, P)
+        tasks.append(task)
+    nodes = [NodeStatus(f"node{n:02}", NodeState.READY, n - 1) for n in range(1, 6)]
+    nodes[2] = NodeStatus("node03", NodeState.BUSY, 2, "load 7.9 of 4 CPUs")
+    nodes[4] = NodeStatus("node05", NodeState.UNREACHABLE, 4, "no answer for 35 s")
+    return JobSnapshot("sweep", tuple(tasks), tuple(nodes), 60.0)
+
+
+class Tmux:
+    """A terminal of a given size that runs PROGRAM, with a look at its screen."""
+
+    def __init__(self, directory: Path, size: str, ntasks: int, **environment: str) -> None:
+        self.directory = directory
+        columns, lines = size.split("x")
+        (directory / "program.py").write_text(PROGRAM.replace("NTASKS", str(ntasks)))
+        variables = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "LANG": "C.UTF-8", "PS1": "$ "}
+        pairs = [f"{name}={value}" for name, value in {**variables, **environment}.items()]
+        shell = shlex.join(["env", "-u", "NO_COLOR", *pairs, "bash", "--norc", "--noprofile"])
+        self.run("-f", "/dev/null", "new-session", "-d", "-x", columns, "-y", lines, shell)
+        self.run("set", "-g", "status", "off")
+        self.run("set", "-g", "window-size", "manual")
+        self.resize(size)
+        self.wait_for(lambda: self.screen()[0].startswith("$"))
+        self.run("send-keys", f"clear; {shlex.quote(sys.executable)} program.py", "Enter")
+        self.wait_for(self.block_is_whole)
+
+    def run(self, *arguments: str) -> str:
+        command = ["tmux", "-S", "tmux", *arguments]
+        done = subprocess.run(
+            command, cwd=self.directory, capture_output=True, text=True, timeout=20, check=True
+        )
+        return done.stdout
+
+    def resize(self, size: str) -> None:
+        columns, lines = size.split("x")
+        self.run("resize-window", "-x", columns, "-y", lines)
+
+    def screen(self, *options: str) -> list[str]:
+        return self.run("capture-pane", "-p", *options).split("\n")[:-1]
+
+    def block(self) -> list[str]:
+        """The lines below the cursor's."""
+        cursor = int(self.run("display-message", "-p", "#{cursor_y}"))
+        return [line for line in self.screen()[cursor + 1 :] if line]
+
+    def block_is_whole(self) -> bool:
+        lines = self.block()
+        return len(lines) > 1 and lines[-2].startswith("sweep") and "running" in lines[-1]
+
+    def shows(self, text: str) -> bool:
+        return any(text in line for line in self.screen("-S", "-"))
+
+    def do(self, line: str) -> None:
+        (self.directory / "do").write_text(line)
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        wait_until(condition, 30, lambda: "on the screen:\n" + "\n".join(self.screen()))
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Callable[..., Tmux]]:
+    """Starts PROGRAM in a terminal: ``terminal("80x24", ntasks, **environment)``."""
+    if shutil.which("tmux") is None:
+        pytest.skip("tmux is not installed")
+    started = []
+
+    def start(size: str, ntasks: int, **environment: str) -> Tmux:
+        started.append(Tmux(tmp_path, size, ntasks, **environment))
+        return started[0]
+
+    yield start
+    (tmp_path / "stop").touch()
+    subprocess.run(["tmux", "-S", "tmux", "kill-server"], cwd=tmp_path, timeout=20, check=False)
+
+
+@pytest.mark.parametrize("size", ["80x24", "90x12", "40x10"])
+@pytest.mark.parametrize("ntasks", [5, 30, 1000])
+def test_the_screen(terminal: Callable[..., Tmux], size: str, ntasks: int) -> None:
+    """One row a task, as many as fit, then the job and the counts; nothing wraps or shifts."""
+    tmux = terminal(size, ntasks)
+    columns, lines = map(int, size.split("x"))
+    *rows, job, counts = tmux.block()
+    assert len(rows) == min(ntasks, lines - 3)
+    assert all(len(line) < columns for line in [*rows, job, counts])
+    numbers = [int(row.split()[0]) for row in rows]
+    assert len(set(numbers)) == len(numbers)
+    if ntasks <= lines - 3:
+        assert numbers == list(range(ntasks))
+    bars = {(row.index("|"), row.rindex("|")) for row in [*rows, job]}
+    assert len(bars) == 1, "the bars are not in line"
+    assert "failed" in counts
+    assert "amiss" in counts or "UNREACHABLE" in counts
+    assert tmux.run("display-message", "-p", "#{cursor_flag}") == "1\n"
+
+
+def test_resizing_both_ways(terminal: Callable[..., Tmux]) -> None:
+    """After each resize the block is whole, fits, and stands alone at the foot."""
+    tmux = terminal("80x24", 30)
+    for size in ("60x12", "100x30", "40x10", "80x24"):
+        tmux.resize(size)
+        columns, lines = map(int, size.split("x"))
+
+        def fits(columns: int = columns, lines: int = lines) -> bool:
+            block = tmux.block()
+            bars = {row.rindex("|") for row in block[:-1] if "|" in row}
+            return (
+                tmux.block_is_whole()
+                and len(block) == min(30, lines - 3) + 2
+                and len(bars) == 1
+                and columns - 40 < max(map(len, block)) < columns
+            )
+
+        tmux.wait_for(fits)
+
+
+def test_what_the_program_prints_stays(terminal: Callable[..., Tmux]) -> None:
+    """print, several lines, stderr, text without an end and tqdm.write stand above, unharmed."""
+    tmux = terminal("80x12", 30)
+    orders = {
+        "print('one'); print('two\\n  three')": "three",
+        "print('four', file=sys.stderr)": "four",
+        "tqdm.write('five')": "five",
+        "tqdm.write('six', file=sys.__stdout__)": "six",
+        "print('sev', end='', flush=True)": "sev",
+        "print('en')": "seven",
+        "sys.stdout.writelines(['eight\\n', 'n' * 100])": "n" * 20,
+    }
+    for order, shown in orders.items():
+        tmux.do(order)
+        tmux.wait_for(partial(tmux.shows, shown))
+    tmux.wait_for(tmux.block_is_whole)
+    printed = tmux.screen("-S", "-")
+    printed = printed[printed.index("before the bars") : -11]
+    told = ["one", "two", "  three", "four", "five", "six", "seven", "eight", "n" * 80, "n" * 20]
+    assert [line for line in printed if line] == ["before the bars", *told]
+
+
+def test_the_end(terminal: Callable[..., Tmux]) -> None:
+    """The last screen stays, the cursor goes below it, and print is the program's own again."""
+    tmux = terminal("80x24", 5)
+    (tmux.directory / "stop").touch()
+    tmux.wait_for(lambda: "after the bars" in tmux.screen())
+    lines = [line for line in tmux.screen() if line]
+    at = lines.index("after the bars")
+    assert "100%|" in lines[at - 2]
+    assert "5/5 done" in lines[at - 2]
+    assert lines[at - 1].startswith("1 failed, 4 completed")
+    tmux.wait_for(lambda: [line for line in tmux.screen() if line][-1] == "$")
+
+
+@pytest.mark.parametrize("order", ["raise RuntimeError('a bug')", "sys.exit('a bug')"])
+def test_a_program_that_dies(terminal: Callable[..., Tmux], order: str) -> None:
+    """An exception is readable above the bars, and the prompt comes below them."""
+    tmux = terminal("80x24", 5)
+    tmux.do(order)
+    tmux.wait_for(lambda: [line for line in tmux.screen() if line][-1] == "$")
+    lines = [line for line in tmux.screen() if line]
+    assert any(line.endswith("a bug") for line in lines)
+    assert lines[-3].startswith("sweep")
+    assert sum(line.startswith("sweep") for line in lines) == 1
+    assert tmux.run("display-message", "-p", "#{cursor_flag}") == "1\n"
+
+
+def test_interrupted(terminal: Callable[..., Tmux]) -> None:
+    """Ctrl-C leaves a whole screen and a prompt below it."""
+    tmux = terminal("80x24", 5)
+    tmux.run("send-keys", "C-c")
+    tmux.wait_for(lambda: [line for line in tmux.screen() if line][-1] == "$")
+    lines = [line for line in tmux.screen() if line]
+    assert "KeyboardInterrupt" in lines
+    assert lines[-3].startswith("sweep")
+
+
+def test_colours(terminal: Callable[..., Tmux]) -> None:
+    """Failures are red and unreachable nodes yellow."""
+    coloured = "\n".join(terminal("80x24", 5).screen("-e"))
+    assert re.search(r"\x1b\[31m[^\x1b]*FAILED", coloured)
+    assert re.search(r"\x1b\[33m[^\x1b]*UNREACHABLE", coloured)
+
+
+def test_no_color(terminal: Callable[..., Tmux]) -> None:
+    """NO_COLOR is obeyed."""
+    assert "\x1b" not in "\n".join(terminal("80x24", 5, NO_COLOR="1").screen("-e"))
+
+
+def test_a_terminal_without_unicode(terminal: Callable[..., Tmux]) -> None:
+    """Bars are made of ASCII signs where the terminal knows no others."""
+    plain = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    block = terminal("80x24", 30, **plain).block()
+    assert all(line.isascii() for line in block)
+    assert "###" in block[-2]
+
+
+@pytest.fixture
+def pseudo_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[io.TextIOWrapper, int]]:
+    """A stream that goes to a terminal, and the other end of it."""
+    monkeypatch.setenv("TERM", "xterm")
+    other, own = pty.openpty()
+    with os.fdopen(own, "w", encoding="utf-8") as stream:
+        yield stream, other
+    os.close(other)
+
+
+def test_a_terminal_of_unknown_size(pseudo_terminal: tuple[io.TextIOWrapper, int]) -> None:
+    """Where the terminal says 0 by 0, 80 by 24 is taken; at most max_bars tasks are shown."""
+    stream, other = pseudo_terminal
+    board = make_board(stream, max_bars=3)
+    assert isinstance(board, TerminalBoard)
+    board.draw(snapshot(30))
+    board.draw(snapshot(30))  # too soon after the first to be drawn
+    written = os.read(other, 65536).decode()
+    assert written.count("\r\n") == 3 + 2
+    lines = [re.sub(r"\x1b\[[0-9]*[A-Za-z]|\r", "", line) for line in written.split("\n")]
+    assert max(map(len, lines)) == 79
+    board.close()
+    board.close()
+    board.draw(snapshot(30))
+    assert os.read(other, 65536).decode().endswith("\x1b[J")
+
+
+def test_a_terminal_that_goes_away(tmp_path: Path) -> None:
+    """A window that was closed does not take the program with it."""
+    script = (
+        "import os, pty, sys\n"
+        "from test_progress import snapshot\n"
+        "from allot.progress import TerminalBoard\n"
+        "other, own = pty.openpty()\n"
+        "stream = os.fdopen(own, 'w')\n"
+        "board = TerminalBoard(stream)\n"
+        "board.draw(snapshot(3)); os.close(other)\n"
+        "board._drawn_at = 0; board.draw(snapshot(4)); board.close(snapshot(4, ended=True))\n"
+        "print('goes on'); sys.stdout.flush(); os._exit(0)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, timeout=60, check=False
+    )
+    assert done.stdout == b"goes on\n", done.stderr
+
+
+def test_a_thousand_tasks_cost_little(
+    pseudo_terminal: tuple[io.TextIOWrapper, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawing 1,000 tasks five times a second takes a few per cent of a core."""
+    stream, other = pseudo_terminal
+    monkeypatch.setattr(progress, "_LEAST_REDRAW_S", 0.0)
+    board, jobs = TerminalBoard(stream), [snapshot(1000 + n) for n in range(20)]
+    began = time.thread_time()
+    for job in jobs:
+        board.draw(job)
+        os.read(other, 65536)
+    spent = time.thread_time() - began
+    board.close()
+    assert spent / len(jobs) * 5 < 0.15, "of a core; measured 0.025 on the developers' machine"
+
+
+def test_lines_where_there_is_no_terminal() -> None:
+    """In a pipe or a file there are whole lines and no control characters."""
+    stream = io.StringIO()
+    board = make_board(stream)
+    assert isinstance(board, PlainBoard)
+    board.draw(snapshot(30))
+    board.draw(snapshot(30))
+    board.close(snapshot(30, ended=True))
+    board.close(snapshot(30))
+    text = stream.getvalue()
+    assert text.endswith("\n")
+    assert all(line.isprintable() for line in text.splitlines())
+    assert text.count("task 0 ") == 2
+    assert text.splitlines()[-1].endswith("sweep: 30/30 done (4 failed, 26 completed)")
+
+
+def test_asked_lines_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal, what print_progress says is on stdout, at once."""
+    board = make_board(live=False)
+    board.draw(snapshot(1000))
+    out, err = capsys.readouterr()
+    assert (len(out.splitlines()), err) == (52, "")
+    board.close()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_dumb_terminal(
+    pseudo_terminal: tuple[io.TextIOWrapper, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal that cannot move its cursor gets lines."""
+    monkeypatch.setenv("TERM", "dumb")
+    assert isinstance(make_board(pseudo_terminal[0]), PlainBoard)
+
+
+def test_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a notebook there are widgets: the job and its counts on top, then the tasks."""
+    pytest.importorskip("ipywidgets")
+    ipython = types.SimpleNamespace(get_ipython=lambda: types.SimpleNamespace(kernel=None))
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    board = make_board()
+    assert isinstance(board, NotebookBoard)
+    monkeypatch.undo()
+    board.draw(snapshot(40))
+    bars = list(board._bars)
+    assert len(bars) == 32
+    board.draw(snapshot(40))  # too soon
+    board.close(snapshot(40, ended=True))
+    board.close()
+    assert bars[0].container.children[1].value == 1.0
+    assert "6\u2007failed" in bars[1].container.children[2].value
