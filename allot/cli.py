@@ -75,8 +75,6 @@ def _count(text: str) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    output_dir = Path(tempfile.mkdtemp(prefix="allot-demo-"))
-
     def task_factory(ntc: NodeTaskConfig) -> Task:
         pace = _DEMO_STEP_S * (1 + (ntc.proc_id % 3) / 10)
         lines = [
@@ -87,9 +85,9 @@ def _demo(arguments: argparse.Namespace) -> int:
         ]
         return Task(lines, ntc.output_dir / f"{ntc.node_name}-{ntc.proc_id}.out", ntc)
 
-    with (
-        LoopbackNodes(arguments.nnodes) as nodes,
-        Cluster(
+    with LoopbackNodes(arguments.nnodes) as nodes:
+        output_dir = Path(tempfile.mkdtemp(prefix="allot-demo-"))
+        with Cluster(
             "demo",
             output_dir,
             task_factory,
@@ -98,9 +96,8 @@ def _demo(arguments: argparse.Namespace) -> int:
             ntasks_per_node=arguments.ntasks_per_node,
             oversubscribe=True,
             probe=NodeProbe(max_load_per_cpu=None, timeout=60.0),
-        ) as cluster,
-    ):
-        summary = cluster.wait()
+        ) as cluster:
+            summary = cluster.wait()
     print(_describe(summary))
     print(f"outputs: {output_dir}")
     return 0 if summary.ok else EXIT_FAILED

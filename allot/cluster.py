@@ -6,6 +6,7 @@ what is done is done by ``monitor`` and ``driver``.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -369,7 +370,7 @@ class Cluster:
         self.close()
 
     def __repr__(self) -> str:
-        counts = self._summary().counts if self._monitor else {}
+        counts = Summary(tuple(self.tasks), 0.0).counts
         parts = [f"{number} {state}" for state, number in counts.items() if number]
         return f"<Cluster {self.job_name!r} {self.job_id}: {', '.join(parts) or 'no tasks'}>"
 
@@ -393,9 +394,10 @@ class Cluster:
         tails: dict[int, str] = {}
         for task in Summary(tasks, 0.0).failed[:_TAILS]:
             if task.output_file is not None:
-                tails[task.proc_id] = read_text(
-                    LocalReader(), str(task.output_file), _TAIL_LINES, _TAIL_BYTES
-                )
+                with contextlib.suppress(OSError):  # what cannot be read has no end to show
+                    tails[task.proc_id] = read_text(
+                        LocalReader(), str(task.output_file), _TAIL_LINES, _TAIL_BYTES
+                    )
         return Summary(tasks, self._elapsed(), tails)
 
     def _elapsed(self) -> float:

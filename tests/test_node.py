@@ -1,10 +1,7 @@
-"""A node under real sshd: requests, notices, files, and what happens when it dies."""
+"""A node under real sshd: requests, notices, and what happens when it dies."""
 
 from __future__ import annotations
 
-import inspect
-import socket
-import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -13,14 +10,12 @@ from pathlib import Path
 import paramiko
 import pytest
 from conftest import NodesFactory
-from nodes import connected, open_gateway, reach, write_config
-from paramiko import ssh_exception
+from nodes import connected, open_gateway, reach
 from sandbox import IS_ROOT, wait_until
 from sshd import SshdNodes
 
-from allot.errors import AuthenticationFailedError, ConnectionFailedError, HostKeyError, NodeError
-from allot.gateway import translate
-from allot.node import FileRead, FileStat, Node
+from allot.errors import ConnectionFailedError
+from allot.node import FileRead, Node
 from allot.watchdog import Watchdog
 
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="accounts of their own need root")
@@ -254,104 +249,6 @@ def test_closing_frees_a_request_under_way(five_nodes: SshdNodes, endless: str) 
         node.close()
 
 
-def test_a_thousand_files_are_read_in_one_go(five_nodes: SshdNodes) -> None:
-    """Pieces of many files come in the order asked for; what cannot be read is told in place."""
-    with connected(five_nodes) as node:
-        directory = node.request("mktemp -d").decode().strip()
-        node.request(f"cd {directory}; for i in {{0..999}}; do echo $i-content > $i; done")
-        paths = [f"{directory}/{i}" for i in range(1001)]
-        for _ in range(2):
-            pieces = node.read_files([FileRead(path, 1, 1000) for path in paths])
-            assert pieces[:1000] == [f"{i}-content\n".encode()[1:] for i in range(1000)]
-            missing = pieces[1000]
-            assert isinstance(missing, FileNotFoundError)
-            assert missing.filename == paths[1000]
-        stats = node.stat_files(paths)
-        assert [s.size for s in stats if isinstance(s, FileStat)] == [
-            len(f"{i}-content\n") for i in range(1000)
-        ]
-        assert isinstance(stats[1000], FileNotFoundError)
-        assert abs(stats[0].mtime - time.time()) < 600 if isinstance(stats[0], FileStat) else False
-        node.request(f"rm -r {directory}")
-
-
-def test_the_end_of_a_file_and_a_big_one(five_nodes: SshdNodes) -> None:
-    """At the end there is nothing; a big file is put together from several reads at once."""
-    with connected(five_nodes) as node:
-        path = node.request("mktemp").decode().strip()
-        node.request(f"seq 200000 > {path}")
-        expected = "".join(f"{n}\n" for n in range(1, 200_001)).encode()
-        step = 100_000
-        reads = [FileRead(path, start, step) for start in range(0, len(expected) + step, step)]
-        pieces = node.read_files(reads)
-        assert b"".join(piece for piece in pieces if isinstance(piece, bytes)) == expected
-        assert pieces[-1] == b""
-        assert node.read_files([]) == []
-        node.request(f"rm {path}")
-
-
-@needs_root
-def test_a_file_that_may_not_be_read_is_told_apart(sshd_nodes: NodesFactory) -> None:
-    """Permission denied and a directory are errors of that file only."""
-    nodes = sshd_nodes(1, own_uid=True)
-    with connected(nodes) as node:
-        node.request("touch ~/shut; chmod 0 ~/shut; echo open > ~/open")
-        shut, folder, fine = node.read_files(
-            [FileRead(name, 0, 10, keep_open=False) for name in ("shut", ".", "open")]
-        )
-    assert isinstance(shut, PermissionError)
-    assert isinstance(folder, OSError)
-    assert fine == b"open\n"
-
-
-def test_a_file_begun_anew_is_seen_after_it_was_forgotten(five_nodes: SshdNodes) -> None:
-    """An open file stays the one it was; ``forget_files`` or ``keep_open=False`` look again."""
-    with connected(five_nodes) as node:
-        path = node.request("mktemp").decode().strip()
-        node.request(f"echo old > {path}")
-        assert node.read_files([FileRead(path, 0, 10)]) == [b"old\n"]
-        node.request(f"echo new > {path}.new; mv {path}.new {path}")
-        assert node.read_files([FileRead(path, 0, 10)]) == [b"old\n"]
-        assert node.read_files([FileRead(path, 0, 10, keep_open=False)]) == [b"new\n"]
-        node.forget_files([path, "/never/opened"])
-        assert node.read_files([FileRead(path, 0, 10)]) == [b"new\n"]
-        node.request(f"rm {path}")
-
-
-def test_many_files_leave_few_open(five_nodes: SshdNodes) -> None:
-    """However many files are read, the node holds a bounded number of them open."""
-    with connected(five_nodes) as node:
-        directory = node.request("mktemp -d").decode().strip()
-        node.request(f"cd {directory}; touch {{1..1500}}")
-        node.read_files([FileRead(f"{directory}/{i}", 0, 10) for i in range(1, 1501)])
-        node.stat_files([directory])
-        count = f"find /proc/[0-9]*/fd -lname '{directory}/*' 2>/dev/null | wc -l"
-        assert 0 < int(node.request(count)) <= 200
-        node.request(f"rm -r {directory}")
-
-
-@pytest.mark.parametrize("sftp", [True, "internal", False])
-def test_whether_sftp_works_is_found_out(sshd_nodes: NodesFactory, sftp: bool | str) -> None:
-    """A node without SFTP says so at once; what needs it fails with a reason."""
-    with connected(sshd_nodes(1, sftp=sftp)) as node:
-        found = [node.has_sftp, node.open_sftp(), node.has_sftp]
-        assert found == [None, bool(sftp), bool(sftp)]
-        if not sftp:
-            with pytest.raises(ConnectionFailedError, match="no SFTP"):
-                node.stat_files(["/"])
-        assert node.request("echo ok") == b"ok\n"
-
-
-@needs_root
-@pytest.mark.parametrize("junk", ["echo Welcome to the cluster", "printf x", "sleep 30"])
-def test_sftp_garbled_by_an_rc_file_is_found_out(sshd_nodes: NodesFactory, junk: str) -> None:
-    """An rc file that prints into the SFTP session, or stalls it, costs SFTP and nothing else."""
-    quiet = f"[[ $BASH_EXECUTION_STRING == *sftp-server* ]] && {{ {junk}; }}\n"
-    with connected(sshd_nodes(1, rc={".bashrc": quiet}), timeout=3.0) as node:
-        assert node.open_sftp() is False
-        assert node.request("echo ok") == b"ok\n"
-
-
 def test_dropbear_will_do_as_well(sshd_nodes: NodesFactory) -> None:
     """Another server implementation: requests, notices and files work the same."""
     with connected(sshd_nodes(1, server="dropbear")) as node:
@@ -360,147 +257,6 @@ def test_dropbear_will_do_as_well(sshd_nodes: NodesFactory) -> None:
         path = node.request("f=$(mktemp); echo hello > $f; echo $f").decode().strip()
         assert node.read_files([FileRead(path, 1, 3)]) == [b"ell"]
         node.request(f"rm {path}")
-
-
-@pytest.mark.parametrize("host", ["nonexistent.invalid", "a..b", "a" * 70])
-def test_names_that_do_not_resolve(tmp_path: Path, host: str) -> None:
-    """A host without an address is named as that."""
-    config = write_config(tmp_path / "config", f"Host x\n  HostName {host}\n")
-    with (
-        reach("x", config) as node,
-        pytest.raises(ConnectionFailedError, match="x: its name does not resolve"),
-    ):
-        node.connect()
-
-
-def test_a_port_where_nobody_speaks_ssh(tmp_path: Path) -> None:
-    """Something that accepts and stays silent costs the timeout and no more."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        config = write_config(tmp_path / "config", f"Host x\n  HostName 127.0.0.1\n  Port {port}\n")
-        started = time.monotonic()
-        with (
-            reach("x", config, timeout=0.5) as node,
-            pytest.raises(ConnectionFailedError, match=r"timed out after 0\.5 s"),
-        ):
-            node.connect()
-        assert time.monotonic() - started < 10
-
-
-def _kexinit(names: bytes) -> bytes:
-    """A first SSH packet (RFC 4253, 6 and 7.1) with the same text for each list of algorithms."""
-    lists = b"".join(struct.pack(">I", len(names)) + names for _ in range(10))
-    payload = b"\x14" + b"c" * 16 + lists + b"\0" * 5
-    padding = 16 - (len(payload) + 5) % 16 + 16
-    return struct.pack(">IB", len(payload) + padding + 1, padding) + payload + b"\0" * padding
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"HTTP/1.1 400 Bad Request\r\n\r\n",
-        b"SSH-1.5-old\r\n",
-        b"SSH-2.0-x\r\n" + b"\xff" * 100,
-        b"SSH-2.0-x\r\n" + _kexinit(b"nothing-in-common"),
-        b"SSH-2.0-x\r\n" + _kexinit(b"\xff\xfe"),
-        b"SSH-2.0-x\r\n" + struct.pack(">IB", 12, 10) + b"\x14" + b"\0" * 10,
-    ],
-    ids=["http", "old", "rubbish", "stranger", "no-text", "torn"],
-)
-def test_a_server_that_speaks_nonsense(tmp_path: Path, answer: bytes) -> None:
-    """Whatever comes from the other side, the user reads one of our errors with the name."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        server.settimeout(0.05)
-        over = threading.Event()
-
-        def serve() -> None:
-            while not over.is_set():
-                try:
-                    connection, _ = server.accept()
-                except TimeoutError:
-                    continue
-                with connection:
-                    connection.sendall(answer)
-                    connection.shutdown(socket.SHUT_WR)
-                    connection.settimeout(5)
-                    try:
-                        while connection.recv(1024):
-                            pass
-                    except OSError:
-                        continue
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        config = write_config(tmp_path / "config", f"Host x\n  HostName 127.0.0.1\n  Port {port}\n")
-        try:
-            with (
-                reach("x", config, timeout=1.0) as node,
-                pytest.raises(ConnectionFailedError, match=r"^x: "),
-            ):
-                node.connect()
-        finally:
-            over.set()
-            thread.join(20)
-
-
-def _every_paramiko_exception() -> list[BaseException]:
-    made: list[BaseException] = []
-    for _, kind in inspect.getmembers(ssh_exception, inspect.isclass):
-        if not issubclass(kind, Exception) or kind.__module__ != ssh_exception.__name__:
-            continue
-        key = paramiko.Ed25519Key.generate() if hasattr(paramiko.Ed25519Key, "generate") else None
-        for arguments in (
-            ("text",),
-            (3, "text"),
-            ({("10.0.0.1", 22): ConnectionRefusedError(111, "refused")},),
-            ("host", key, key),
-            ("text", ["password"]),
-        ):
-            try:
-                error = kind(*arguments)
-                str(error)
-            except (TypeError, AttributeError, ValueError, KeyError, IndexError):
-                continue
-            made.append(error)
-            break
-        else:
-            made.append(_without_init(kind))
-    return made
-
-
-def _without_init(kind: type[BaseException]) -> BaseException:
-    error = kind.__new__(kind)
-    vars(error).update(hostname="host", key=None, expected_key=None)
-    return error
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        *_every_paramiko_exception(),
-        paramiko.SFTPError("garbage"),
-        EOFError(),
-        TimeoutError(),
-        OSError("odd"),
-        ConnectionResetError(104, "Connection reset by peer"),
-        socket.gaierror(-2, "Name or service not known"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_every_exception_leaves_as_one_of_ours(error: BaseException) -> None:
-    """Whatever paramiko or the system raises, the user reads a NodeError with the node's name."""
-    ours = translate("ws01", error)
-    assert isinstance(ours, NodeError)
-    assert ours.node == "ws01"
-    assert str(ours).startswith("ws01: ")
-    if isinstance(error, paramiko.BadHostKeyException):
-        assert isinstance(ours, HostKeyError)
-    elif isinstance(error, paramiko.AuthenticationException):
-        assert isinstance(ours, AuthenticationFailedError)
-    else:
-        assert isinstance(ours, ConnectionFailedError)
-    assert translate("other", ours) is ours
 
 
 def test_the_watchdog_cuts_off_only_what_is_late() -> None:

@@ -1,0 +1,122 @@
+"""The command line, as a user calls it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sandbox import wait_until
+
+from allot import ConfigError, NotEnoughNodesError, cli
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def allot(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command and wait for its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "allot", *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_demo_runs_the_example_job() -> None:
+    """Every task completes; the summary and the place of the outputs come last."""
+    done = allot("demo", "--nnodes", "2", "--ntasks-per-node", "2", "--steps", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    *_, summary, place = done.stdout.splitlines()
+    assert summary.startswith("4 of 4 tasks completed in ")
+    output_dir = Path(place.removeprefix("outputs: "))
+    try:
+        outputs = sorted(path.name for path in output_dir.glob("*.out"))
+        assert outputs == ["loop01-0.out", "loop01-1.out", "loop02-2.out", "loop02-3.out"]
+        text = (output_dir / outputs[0]).read_text()
+        assert text.startswith("this is task 0 on loop01\n")
+        assert text.endswith("\x022/2\x03\nfinished\n")
+    finally:
+        subprocess.run(["rm", "-r", output_dir], check=True)
+
+
+def test_demo_shows_a_bar_a_task_on_a_terminal(tmp_path: Path) -> None:
+    """In a real terminal there is a row a task, and the job's own below."""
+    tmux = ["tmux", "-S", str(tmp_path / "tmux"), "-f", "/dev/null"]
+    command = f"{sys.executable} -m allot demo --nnodes 3 --steps 5; echo ended with $?; exec cat"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
+
+    def screen() -> str:
+        shown = subprocess.run(
+            [*tmux, "capture-pane", "-p"], check=True, capture_output=True, text=True
+        )
+        return shown.stdout
+
+    subprocess.run(
+        [*tmux, "new-session", "-d", "-x", "80", "-y", "24", command], check=True, env=environment
+    )
+    try:
+        wait_until(lambda: bool(re.search(r"5 loop03 +[24]0%\|█+", screen())), 60, screen)
+        rows = [line for line in screen().splitlines() if re.match(r" *\d loop0\d ", line)]
+        assert len(rows) == 6
+        wait_until(lambda: "ended with 0" in screen(), 60, screen)
+        assert len(re.findall(r"loop0\d 100%\|.*COMPLETED", screen())) == 6
+        place = re.search(r"outputs: (\S+)", screen())
+        assert place is not None
+        subprocess.run(["rm", "-r", place[1]], check=True)
+    finally:
+        subprocess.run([*tmux, "kill-server"], check=True)
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["nonsense"], ["demo", "--nnodes", "0"], ["demo", "--steps", "many"]]
+)
+def test_wrong_usage_is_one_clear_error(words: list[str]) -> None:
+    """Exit code 2, what is wrong on stderr, and no traceback."""
+    done = allot(*words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "allot" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_help_shows_an_example() -> None:
+    """``--help`` of the program and of its command."""
+    assert "allot demo" in allot("--help").stdout
+    assert "Example: allot demo" in allot("demo", "--help").stdout
+
+
+def test_version() -> None:
+    """``--version`` names the program and its version."""
+    assert re.fullmatch(r"allot \d+\.\d+\.\d+\n", allot("--version").stdout)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("no such thing"), 2),
+        (NotEnoughNodesError("too few", []), 3),
+        (OSError("disk full"), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_errors_have_their_exit_codes(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+) -> None:
+    """Each kind of error has an exit code of its own, and one line on stderr."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "LoopbackNodes", fail)
+    assert cli.main(["demo"]) == code
+    said = capsys.readouterr().err
+    assert said.count("\n") == (0 if code == 130 else 1)

@@ -1,0 +1,127 @@
+"""The client as a program of its own: Ctrl-C, an end without ``close``, the user's example."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sandbox import wait_until
+from sshd import SshdNodes
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SCRIPT = """
+import sys
+from allot import Cluster, NodeProbe
+cluster = Cluster(
+    "job",
+    "out",
+    lambda ntc: f"while [ ! -e go-on ]; do sleep 0.05; done; touch done-{ntc.proc_id}",
+    node_file=sys.argv[1],
+    ssh_config=sys.argv[2],
+    ntasks=4,
+    nnodes=2,
+    ntasks_per_node=1,
+    probe=NodeProbe(max_load_per_cpu=None),
+)
+print("launched", flush=True)
+"""
+
+
+@contextmanager
+def client(nodes: SshdNodes, directory: Path, ending: str) -> Iterator[subprocess.Popen[str]]:
+    """A program that launches two of four tasks and goes on with ``ending``."""
+    script = SCRIPT.replace('"while', f'"cd {directory}; while') + ending
+    with subprocess.Popen(
+        [sys.executable, "-c", script, nodes.node_file, nodes.ssh_config],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "launched\n"
+        try:
+            yield process
+        finally:
+            (directory / "go-on").touch()
+            process.kill()
+
+
+def first_two_are_done(directory: Path) -> bool:
+    """Whether the tasks of the first wave ran to their end."""
+    return all((directory / f"done-{proc_id}").exists() for proc_id in range(2))
+
+
+def test_ctrl_c_in_wait_detaches(five_nodes: SshdNodes, tmp_path: Path) -> None:
+    """It says what goes on and what waits, raises KeyboardInterrupt, and the tasks go on."""
+    with client(five_nodes, tmp_path, "cluster.wait()\n") as process:
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+        assert "KeyboardInterrupt" in said
+        assert "2 tasks of job job go on" in said
+        assert "2 tasks of job job waited" in said
+        (tmp_path / "go-on").touch()
+        wait_until(lambda: first_two_are_done(tmp_path), 20, "the tasks did not go on")
+
+
+@pytest.mark.parametrize("ending", ["", "raise SystemExit(3)\n", "1 / 0\n"])
+def test_an_end_without_close_does_not_hang(
+    five_nodes: SshdNodes, tmp_path: Path, ending: str
+) -> None:
+    """A program that just ends, or dies of an error, ends at once; its tasks go on."""
+    with client(five_nodes, tmp_path, ending) as process:
+        process.communicate(timeout=30)
+        assert process.returncode == {"": 0, "raise SystemExit(3)\n": 3}.get(ending, 1)
+        (tmp_path / "go-on").touch()
+        wait_until(lambda: first_two_are_done(tmp_path), 20, "the tasks did not go on")
+
+
+def test_the_users_example_runs_as_it_stands(five_nodes: SshdNodes, tmp_path: Path) -> None:
+    """``example/example.py`` with five nodes in its host file, reached by ``~/.ssh/config``."""
+    shutil.copytree(ROOT / "example", tmp_path / "allot/example", ignore=lambda *_: ["out"])
+    here = tmp_path / "allot"
+    (here / "example/hostfile.txt").write_text("\n".join(five_nodes.names) + "\n")
+    test_py = (here / "example/test.py").read_text()
+    (here / "example/test.py").write_text(test_py.replace("N = 120", "N = 2"))
+    home = tmp_path / "home"
+    (home / ".ssh").mkdir(parents=True)
+    shutil.copy(five_nodes.ssh_config, home / ".ssh/config")
+    link = five_nodes.home / "allot"
+    link.symlink_to(here)
+    hasty = "import time\nreal = time.sleep\ntime.sleep = lambda s: real(min(s, 0.2))\n"
+    (tmp_path / "sitecustomize.py").write_text(hasty)
+    try:
+        with subprocess.Popen(
+            [sys.executable, "example/example.py"],
+            cwd=here,
+            env={**os.environ, "HOME": str(home), "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            lines: list[str] = []
+            for line in process.stdout:
+                lines.append(line)
+                if "10/10 done" in line:
+                    break
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+        assert "10/10 done" in lines[-1], (lines, said)
+        assert "Traceback" in said  # its endless loop was interrupted
+        outputs = sorted(path.name for path in (here / "example/out").glob("*.out"))
+        assert outputs == sorted(f"{five_nodes.names[i // 2]}-{i}.out" for i in range(10))
+        text = (here / "example/out" / outputs[0]).read_text()
+        assert f"arguments: ['test.py', '{five_nodes.names[0]}', '0']" in text
+        assert text.endswith("finished\n")
+    finally:
+        link.unlink()
