@@ -157,7 +157,7 @@ def prelude(directory: str, variables: Mapping[str, str]) -> str:
         variables: What every task of the node has in its environment.
 
     Returns:
-        Bash that prints ``ready <absolute directory>``, or ``failed <why>``.
+        Bash that prints ``ready <absolute directory>``, or ``failed`` and the same.
     """
     variables_function = f"__allot_variables() {{\n{exports(variables) or ':'}\n}}"
     return f"{variables_function}{_FUNCTIONS}__allot_prepare {quote(directory)}"

@@ -90,7 +90,7 @@ class LedgerMachine(RuleBasedStateMachine):
         proc_id = data.draw(st.sampled_from(range(len(self.model))))
         code = data.draw(st.sampled_from([None, 1, 143]))
         ledger, ended = self.ledger, {"ended_at": time, "reason": "why"}
-        act, changes = {
+        cases: dict[TaskEvent, tuple[Callable[[], None], dict[str, Any]]] = {
             TaskEvent.STARTED: (lambda: ledger.start(proc_id, time), {"started_at": time}),
             TaskEvent.PROGRESSED: (
                 lambda: ledger.progress(proc_id, Progress(1, 2)),
@@ -104,8 +104,8 @@ class LedgerMachine(RuleBasedStateMachine):
                 lambda: ledger.fail(proc_id, time, code, "why"),
                 {"state": TaskState.FAILED, "exit_code": code, **ended},
             ),
-        }[event]
-        self.attempt(proc_id, self.model[proc_id].state is TaskState.RUNNING, act, changes)
+        }
+        self.attempt(proc_id, self.model[proc_id].state is TaskState.RUNNING, *cases[event])
 
     @invariant()
     def agrees(self) -> None:

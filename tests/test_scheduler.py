@@ -163,6 +163,7 @@ def test_a_slot_that_is_free_again_is_used_again() -> None:
     ],
 )
 def test_how_many_tasks_a_node_takes(
+    *,
     cpus: int,
     cpus_per_task: int,
     wanted: int | None,

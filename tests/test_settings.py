@@ -77,6 +77,7 @@ def test_distributions_are_words_of_slurm() -> None:
     """``"block"`` and ``"cyclic"`` are known, anything else is refused with both named."""
     assert as_distribution("block") is Distribution.BLOCK
     assert as_distribution(Distribution.CYCLIC) is as_distribution("cyclic")
-    for value in ("plane", "BLOCK", None, []):
+    others: list[object] = ["plane", "BLOCK", None, []]
+    for value in others:
         with pytest.raises(ConfigError, match='"block" or "cyclic"'):
             as_distribution(value)
