@@ -30,7 +30,7 @@ from allot.model import (
     TaskStatus,
 )
 from allot.probe import NodeProbe
-from allot.track import track
+from allot.tracking import track
 
 __all__ = [
     "AllotError",

@@ -12,35 +12,29 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from allot import paths
-from allot.driver import NodeDriver
 from allot.errors import AllotError, ConfigError
-from allot.hostfile import node_names
-from allot.launcher import Job, Launcher, Place, TaskFactory
-from allot.lifecycle import Ledger
+from allot.launcher import TaskFactory
 from allot.model import (
     JobSnapshot,
-    NodeHealth,
     NodeSpec,
-    NodeState,
     NodeStatus,
     Summary,
     TaskState,
     TaskStatus,
 )
 from allot.monitor import Monitor
+from allot.muster import Muster
 from allot.node import Gateway
-from allot.output import LocalReader, is_on_local_file_system, read_text
-from allot.probe import NodeProbe, Sharing, SharingTest
+from allot.output import LocalReader, read_text
+from allot.probe import NodeProbe
 from allot.progress import Board, make_board
-from allot.roster import Candidate, Member, Roster, choose, config_path, read_specs
-from allot.scheduler import NodeSlots, plan, slots_of_node
+from allot.roster import config_path, read_specs
 from allot.settings import Settings, as_distribution
 
 _log = logging.getLogger(__name__)
@@ -142,111 +136,24 @@ class Cluster:
         self.output_dir = self._settings.output_dir
         self.job_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
         specs = read_specs(node_file, nodes)
-        if nnodes is not None and nnodes > len(specs):
-            raise ConfigError(f"nnodes is {nnodes}, but only {len(specs)} nodes are named")
         self._gateway = Gateway()
         self._pool = ThreadPoolExecutor(min(len(specs), _MOST_WORKERS), "allot")
+        self._muster = Muster(
+            self._settings, self.job_id, probe or NodeProbe(), self._pool, self._gateway
+        )
         self._board: Board | None = None
         self._board_file: TextIO | None = None
         self._started = time.monotonic()
-        self._candidates: list[Candidate] = []
-        self._drivers: dict[int, NodeDriver] = {}
         self._monitor: Monitor | None = None
         self._closed = False
         try:
-            self._open(specs, task_factory, probe or NodeProbe(), config_path(ssh_config))
+            used = self._muster.gather(specs, config_path(ssh_config))
+            self._monitor = self._muster.launch(used, task_factory)
+            self._monitor.wait_until_sent(_SEND_S)
+            self._raise_monitor_error()
         except BaseException:
             self.close()
             raise
-
-    def _open(
-        self,
-        specs: Sequence[NodeSpec],
-        task_factory: TaskFactory,
-        probe: NodeProbe,
-        ssh_config: Path | None,
-    ) -> None:
-        roster = Roster(self._pool, self._gateway, probe, ssh_config, self._room_objection)
-        test = self._begin_sharing_test()
-        try:
-            self._candidates = roster.ask(specs, node_names(specs), test, self._settings.nnodes)
-        finally:
-            test.nonce_file.unlink(missing_ok=True)
-        self._launch(choose(self._candidates, self._settings.nnodes), task_factory)
-
-    def _begin_sharing_test(self) -> SharingTest:
-        nonce_file = paths.nonce_file(self.output_dir, self.job_id)
-        nonce = secrets.token_hex(16)
-        try:
-            nonce_file.parent.mkdir(parents=True, exist_ok=True)
-            nonce_file.write_text(f"{nonce}\n")
-        except OSError as error:
-            raise ConfigError(
-                f"output_dir {self.output_dir} cannot be written to: {error.strerror}; "
-                "name a directory of your own"
-            ) from error
-        is_local = is_on_local_file_system(self.output_dir)
-        return SharingTest(self.output_dir, nonce_file, nonce, is_local)
-
-    def _room_objection(self, spec: NodeSpec, health: NodeHealth) -> str:
-        if self._slots(spec, health):
-            return ""
-        return f"has {health.cpus} CPUs, a task takes {self._settings.cpus_per_task}"
-
-    def _slots(self, spec: NodeSpec, health: NodeHealth) -> int:
-        settings = self._settings
-        return slots_of_node(
-            health.cpus,
-            settings.cpus_per_task,
-            wanted=settings.ntasks_per_node or spec.slots,
-            sized_by_cpus=settings.ntasks is not None,
-            oversubscribe=settings.oversubscribe,
-        )
-
-    def _launch(self, used: Sequence[Member], task_factory: TaskFactory) -> None:
-        settings = self._settings
-        places = [
-            Place(member.name, node_id, self._slots(member.spec, member.facts.health))
-            for node_id, member in enumerate(used)
-        ]
-        job = Job(
-            job_name=self.job_name,
-            job_id=self.job_id,
-            output_dir=self.output_dir,
-            nnodes=len(places),
-            ntasks=settings.ntasks or sum(place.slots for place in places),
-            cpus_per_task=settings.cpus_per_task,
-        )
-        launcher = Launcher(job, task_factory)
-        ledger = Ledger([None] * job.ntasks)
-        monitor = Monitor(ledger, launcher, self._pool, settings.distribution)
-        for member, place in zip(used, places, strict=True):
-            driver = self._driver(member, launcher.variables(place))
-            status = NodeStatus(
-                member.name, NodeState.READY, place.node_id, health=member.facts.health
-            )
-            monitor.seat(driver, place, status)
-            self._drivers[place.node_id] = driver
-        slots = [NodeSlots(place.node_id, NodeState.READY, place.slots) for place in places]
-        wave = [
-            (placement, launcher.prepare(placement, places[placement.node_id], None, attempt=0))
-            for placement in plan(ledger, slots, settings.distribution)
-        ]
-        self._monitor = monitor
-        monitor.start(wave)
-        monitor.wait_until_sent(_SEND_S)
-        self._raise_monitor_error()
-
-    def _driver(self, member: Member, variables: Mapping[str, str]) -> NodeDriver:
-        told = self._settings.shared_fs
-        return NodeDriver(
-            member.node,
-            self.job_id,
-            variables,
-            member.facts.sharing if told is None else Sharing(shared=told, fresh=told),
-            clock_offset=member.facts.clock_offset,
-            poll_interval=self._settings.poll_interval,
-        )
 
     @property
     def tasks(self) -> list[TaskStatus]:
@@ -258,7 +165,7 @@ class Cluster:
         """Every node as it was last seen: those used by ``node_id``, then the others."""
         used = [] if self._monitor is None else list(self._monitor.nodes)
         names = {status.name for status in used}
-        return used + [one.status for one in self._candidates if one.name not in names]
+        return used + [one.status for one in self._muster.candidates if one.name not in names]
 
     def wait(self, timeout: float | None = None, *, progress: bool = True) -> Summary:
         """Block until every task is final.
@@ -339,7 +246,7 @@ class Cluster:
         if task.output_file is None or task.node_id is None:
             return ""
         running = not task.state.is_final
-        reader = self._drivers[task.node_id].output_reader if running else LocalReader()
+        reader = self._watching().output_reader(task.node_id) if running else LocalReader()
         return read_text(reader, str(task.output_file), tail)
 
     def close(self) -> None:
@@ -352,9 +259,7 @@ class Cluster:
             self._monitor.wait_until_sent(_CLOSE_S)
             self._monitor.stop(_CLOSE_S)
             self._tell_what_waits(self._monitor)
-        for candidate in self._candidates:
-            if candidate.member is not None:
-                candidate.member.node.close()
+        self._muster.hang_up()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._gateway.close()
 

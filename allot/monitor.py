@@ -22,6 +22,7 @@ from allot.errors import NodeError
 from allot.launcher import Launcher, Place
 from allot.lifecycle import Ledger, Placement
 from allot.model import NodeState, NodeStatus, TaskState, TaskStatus
+from allot.output import Reader
 from allot.scheduler import Distribution, NodeSlots, plan
 from allot.script import Launch
 
@@ -33,7 +34,7 @@ _IDLE_S = 0.5
 
 
 @dataclass
-class _Seat:
+class Seat:
     """A node as the monitor drives it."""
 
     driver: NodeDriver
@@ -54,8 +55,10 @@ class Monitor:
         ledger: Ledger,
         launcher: Launcher,
         pool: Executor,
+        seats: Sequence[Seat],
         distribution: Distribution,
     ) -> None:
+        """Take over a job; nothing happens before :meth:`start`."""
         self.changed = threading.Condition()
         self.error: BaseException | None = None
         self.final_at: float | None = None
@@ -63,16 +66,12 @@ class Monitor:
         self._launcher = launcher
         self._pool = pool
         self._distribution = distribution
-        self._seats: dict[int, _Seat] = {}
+        self._seats = {seat.place.node_id: seat for seat in seats}
         self._turns: queue.SimpleQueue[tuple[int, Turn | BaseException] | None] = (
             queue.SimpleQueue()
         )
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="allot-monitor", daemon=True)
-
-    def seat(self, driver: NodeDriver, place: Place, status: NodeStatus) -> None:
-        """Add a node, before :meth:`start`."""
-        self._seats[place.node_id] = _Seat(driver, place, status)
 
     def start(self, wave: Sequence[tuple[Placement, Launch]]) -> None:
         """Send out the first wave and begin to watch."""
@@ -94,6 +93,14 @@ class Monitor:
     def is_final(self) -> bool:
         """True when no task waits or runs."""
         return self._ledger.is_final
+
+    def output_reader(self, node_id: int) -> Reader:
+        """Reads the outputs of tasks that run on a node.
+
+        Raises:
+            ConnectionFailedError: The node is out of reach.
+        """
+        return self._seats[node_id].driver.output_reader
 
     def count(self, state: TaskState) -> int:
         """Number of tasks in a state."""
@@ -198,7 +205,7 @@ class Monitor:
         else:
             self._ledger.fail(report.proc_id, report.time, report.exit_code, report.reason)
 
-    def _mark_unreachable(self, seat: _Seat, error: NodeError) -> None:
+    def _mark_unreachable(self, seat: Seat, error: NodeError) -> None:
         if seat.status.state is NodeState.UNREACHABLE:
             return
         since = time.strftime("%H:%M:%S")

@@ -168,9 +168,10 @@ _SCRIPT_FD = 9
 # Started through `set -m`, so that the recorder and, once more, the task's Bash lead process
 # groups of their own without an exec of setsid, and SIGINT and SIGQUIT are not ignored in them.
 # A Bash that waits with `set -m` returns also when its child is stopped: hence the loop.
-# Bash keeps the channel's stdin at 10 while a request has /dev/null; a recorder that held it would
-# hold the channel open. `set +m` ends what an exported SHELLOPTS would hand on; what comes from the
-# user is evaluated last, when none of our variables is needed any more.
+# Bash keeps the channel's stdin at 10 while a request has /dev/null; with a server that has one
+# socket for both directions, a recorder that held it would hold the channel open. `set +m` ends
+# what an exported SHELLOPTS would hand on; what comes from the user is evaluated last, when none
+# of our variables is needed any more.
 _FUNCTIONS = r"""
 __allot_prepare() {
   __allot_dir=$HOME/$1

@@ -47,4 +47,4 @@ def main(node_file: str, output_dir: Path = Path("sweep-out")) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(sys.argv[1])

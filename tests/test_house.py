@@ -26,9 +26,9 @@ FLOORS = {
     2: (
         *("watchdog", "sshconfig", "hostkeys", "sockets", "sshauth", "sftp"),
         *("gateway", "node", "sftpserver", "sshserver", "loopback"),
-        *("screen", "progress", "track", "probe", "output", "fetch"),
+        *("screen", "progress", "tracking", "probe", "output", "fetch"),
     ),
-    3: ("roster", "driver", "launcher", "monitor"),
+    3: ("roster", "driver", "launcher", "monitor", "muster"),
     4: ("cluster",),
     5: ("cli", "__init__", "__main__"),
 }

@@ -42,7 +42,7 @@ def test_the_first_wave_is_dealt_in_order(
     count: int, sizes: list[tuple[NodeState, int]], distribution: Distribution
 ) -> None:
     """Block fills node 0 first, cyclic deals round; task 0 gets the first slot, and so on."""
-    nodes = make_nodes(sizes)
+    nodes = make_nodes(sizes)[::-1]  # the order is that of the nodes, not of their numbers
     placements = plan(Ledger([None] * count), nodes, distribution)
     slots = deal_naively(nodes, distribution)[:count]
     assert placements == [Placement(number, *slot) for number, slot in enumerate(slots)]

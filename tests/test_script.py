@@ -20,7 +20,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sandbox import Process, descendants, process_table, wait_until
+from sandbox import MARK, Process, descendants, process_table, wait_until
 
 from allot import script
 from allot.errors import TaskConfigError
@@ -62,6 +62,7 @@ class LocalChannel:
     def exec_command(self, command: str) -> None:
         # As sshd does: a session of its own, signals at their defaults, little environment.
         self.stderr = self._home / f"stderr-{id(self)}"
+        plain = {name: os.environ[name] for name in ("PATH", MARK)}
         with self.stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
                 ["env", "--default-signal=INT,QUIT,PIPE", "bash", "-c", command],
@@ -69,7 +70,7 @@ class LocalChannel:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 cwd=self._home,
-                env={"PATH": os.environ["PATH"], "HOME": str(self._home), **self._environment},
+                env={**plain, "HOME": str(self._home), **self._environment},
                 start_new_session=True,
                 bufsize=0,
             )
@@ -556,16 +557,24 @@ def test_what_cannot_be_had_is_refused_by_its_name(
     assert not (node.home / "ran").exists()
 
 
-@pytest.mark.parametrize("cwd", ["~/my  dir'$x", "{home}/my  dir'$x", "my  dir'$x", "~root", "-"])
-def test_a_task_starts_where_it_was_told(node: LocalNode, cwd: str) -> None:
-    """``~`` is the home, spaces and quotes are names, relative counts from the login directory."""
-    (node.home / "my  dir'$x").mkdir()
-    (node.home / "-").mkdir()
-    places = {"~root": pwd.getpwnam("root").pw_dir, "-": f"{node.home}/-"}
-    if not os.access(places.get(cwd, "/"), os.X_OK):
+@pytest.mark.parametrize(
+    "cwd", ["~/my  dir'$x", "{home}/my  dir'$x", "my  dir'$x", "~root", "-", "-P x"]
+)
+def test_a_task_starts_where_it_was_told(
+    make_node: Callable[..., LocalNode], tmp_path: Path, cwd: str
+) -> None:
+    """``~`` is the home, spaces and dashes are names, relative counts from the login directory."""
+    node = make_node(CDPATH=str(tmp_path))
+    node.prepare()
+    for name in ("my  dir'$x", "-", "-P x"):
+        (node.home / name).mkdir()
+        (tmp_path / name).mkdir()
+    places = {"~root": pwd.getpwnam("root").pw_dir, "-": "{home}/-", "-P x": "{home}/-P x"}
+    place = places.get(cwd, "{home}/my  dir'$x").format(home=node.home)
+    if not os.access(place, os.X_OK):
         pytest.skip("root's home is closed")
     code, output = node.run_one("pwd", cwd=cwd.format(home=node.home))
-    assert (code, output) == (0, places.get(cwd, f"{node.home}/my  dir'$x") + "\n")
+    assert (code, output) == (0, f"{place}\n")
 
 
 # Recorder and claim.
@@ -615,8 +624,8 @@ def test_a_stopped_task_has_not_ended(node: LocalNode, told: bool) -> None:
     output = node.outputs / "0.out"
 
     def is_stopped() -> bool:
-        table = process_table()
         text = output.read_text() if output.exists() else ""
+        table = process_table()
         return text != "" and table[int(text)].state == "T" and table[recorder].state == "S"
 
     wait_until(is_stopped, _PATIENCE_S, "it did not stop")
@@ -711,13 +720,12 @@ def test_a_batch_that_was_cut_short_runs_not_at_all(make_node: Callable[..., Loc
     node.request(stub)
     head = bytes(node.channel.sent[prepared:])
     node.start(*launches)
-    wait_until((node.home / "ran").exists, _PATIENCE_S, "the whole batch did not run")
     assert (node.home / "ran").read_text() == "0\n1\n"
     (node.home / "ran").unlink()
     batch = bytes(node.channel.sent[prepared + len(head) :])
 
-    def feed(data: bytes) -> None:
-        subprocess.run(
+    def feed(data: bytes) -> bytes:
+        run = subprocess.run(
             ["bash", "--noprofile", "--norc", "-s"],
             input=head + data,
             cwd=node.home,
@@ -725,11 +733,11 @@ def test_a_batch_that_was_cut_short_runs_not_at_all(make_node: Callable[..., Loc
             timeout=_PATIENCE_S,
             check=False,
         )
+        return run.stdout
 
-    for cut in range(len(batch)):
-        feed(batch[:cut])
+    assert {feed(batch[:cut]) for cut in range(len(batch))} == {feed(b"")}
     assert not (node.home / "ran").exists()
-    feed(batch)
+    assert feed(batch) != feed(b"")
     assert (node.home / "ran").read_text() == "0\n1\n"
 
 

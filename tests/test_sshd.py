@@ -151,7 +151,11 @@ def test_a_dropbear_node_runs_commands_and_sftp(sshd_nodes: NodesFactory) -> Non
     nodes = sshd_nodes(1, server="dropbear")
     assert output(nodes, 0, "echo $SSH_CONNECTION").split()[2] == nodes.node(0).address
     stay_running(nodes, 0)
-    assert any(process.program == "sleep" for process in nodes.node(0).processes())
+    wait_until(  # the shell has yet to become the program it started
+        lambda: any(process.program == "sleep" for process in nodes.node(0).processes()),
+        10,
+        "no sleep on the node",
+    )
 
 
 def test_a_killed_node_takes_everything_with_it(sshd_nodes: NodesFactory) -> None:

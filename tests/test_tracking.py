@@ -11,11 +11,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from allot import track as track_module
+from allot import tracking
 from allot.errors import ConfigError
 from allot.markers import MarkerParser
 from allot.model import Progress
-from allot.track import track
+from allot.tracking import track
 
 
 class Clock:
@@ -31,7 +31,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(track_module, "time", clock)
+    monkeypatch.setattr(tracking, "time", clock)
     return clock
 
 
@@ -70,7 +70,9 @@ def test_a_fast_loop_prints_few_markers_and_the_last(
 
 def test_markers_are_out_while_the_body_runs() -> None:
     """Through a pipe, as a task's output goes, a marker is there before the loop goes on."""
-    program = "import sys\nfrom allot.track import track\nfor i in track([1]): sys.stdin.read(1)\n"
+    program = (
+        "import sys\nfrom allot.tracking import track\nfor i in track([1]): sys.stdin.read(1)\n"
+    )
     environment = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
     with subprocess.Popen(
         [sys.executable, "-c", program],
