@@ -12,8 +12,10 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -35,7 +37,8 @@ from allot.output import LocalReader, read_text
 from allot.probe import NodeProbe
 from allot.progress import Board, make_board
 from allot.roster import config_path, read_specs
-from allot.settings import Settings, as_distribution
+from allot.settings import Settings, as_distribution, as_lines, as_variables
+from allot.units import as_bytes, as_seconds
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +46,7 @@ _MOST_WORKERS = 128
 _REDRAW_S = 0.2
 _SEND_S = 60.0
 _CLOSE_S = 5.0
+_LONGEST_GRACE_S = 86400
 _TAILS = 20
 _TAIL_LINES = 10
 _TAIL_BYTES = 4096
@@ -77,10 +81,24 @@ class Cluster:
         nnodes: int | None = None,
         ntasks: int | None = None,
         ntasks_per_node: int | None = None,
-        cpus_per_task: int = 1,
+        cpus_per_task: int | None = None,
+        gpus_per_task: int = 0,
+        mem_per_task: int | str | None = None,
         oversubscribe: bool = False,
         distribution: str = "block",
+        time_limit: float | str | timedelta | None = None,
+        retries: int = 0,
+        kill_on_bad_exit: bool = False,
+        max_failures: int | None = None,
+        node_max_failures: int = 3,
+        setup: str | Iterable[str] = (),
+        cwd: str | Path | None = None,
+        login_shell: bool = False,
+        nice: int = 0,
+        env: Mapping[str, object] | None = None,
+        export: str | Iterable[str] = (),
         probe: NodeProbe | None = None,
+        wait_for_nodes: float = 0.0,
         shared_fs: bool | None = None,
         poll_interval: float = 1.0,
         ssh_config: str | Path | None = None,
@@ -100,11 +118,30 @@ class Cluster:
             ntasks: Tasks in all. None: as many as there are slots.
             ntasks_per_node: Slots per node. None: the host file's ``slots=``, else with
                 ``ntasks`` the node's CPUs divided by ``cpus_per_task``, else 1.
-            cpus_per_task: CPUs counted for each task.
-            oversubscribe: Take the slots as they are wished, even beyond a node's CPUs.
+            cpus_per_task: CPUs counted for each task, 1 if None; where it is given,
+                ``OMP_NUM_THREADS`` is set to it unless the node has one.
+            gpus_per_task: GPUs each task gets for itself, by index.
+            mem_per_task: Memory counted for each task, bytes or ``"4G"``. None: not counted.
+            oversubscribe: Take the slots as they are wished, even beyond a node's CPUs and
+                memory, and whatever others use of them.
             distribution: Of the first wave: ``"block"`` fills node 0 first, ``"cyclic"`` deals
                 round.
+            time_limit: How long a task may take: seconds, a ``timedelta``, ``"90s"``, ``"2h"``
+                or Slurm's ``"[D-]HH:MM:SS"``. It is kept on the node.
+            retries: How often a FAILED or NODE_FAIL task is queued again by itself.
+            kill_on_bad_exit: The first task that does not complete cancels all others.
+            max_failures: After so many tasks that did not complete nothing new starts.
+            node_max_failures: A node on which so many tasks in a row fail, and none completes
+                while others complete elsewhere, is drained.
+            setup: Lines that run in each task's Bash before it.
+            cwd: Where tasks start on their node. None: the login directory.
+            login_shell: Read the user's profile first, so that ``module`` and conda are there.
+            nice: Niceness of every task, -20 to 19.
+            env: Variables for every task.
+            export: ``"slurm"`` or ``"torch"`` for the variables that ``srun`` and ``torchrun``
+                set, or names of variables to pass on.
             probe: When a node may be used.
+            wait_for_nodes: Seconds to keep probing while too few nodes pass.
             shared_fs: Whether the nodes share ``output_dir`` with the client. None: find out.
             poll_interval: Seconds between two looks at a running task's output.
             ssh_config: The OpenSSH client configuration to obey. None: the user's own.
@@ -119,6 +156,7 @@ class Cluster:
         """
         if not callable(task_factory):
             raise ConfigError(f"task_factory must be a function, not {task_factory!r}")
+        exported = as_lines("export", export)
         self._settings = Settings(
             job_name=job_name,
             output_dir=Path(os.path.abspath(Path(output_dir).expanduser())),
@@ -126,8 +164,22 @@ class Cluster:
             ntasks=ntasks,
             ntasks_per_node=ntasks_per_node,
             cpus_per_task=cpus_per_task,
+            gpus_per_task=gpus_per_task,
+            mem_per_task=None if mem_per_task is None else as_bytes("mem_per_task", mem_per_task),
             oversubscribe=oversubscribe,
             distribution=as_distribution(distribution),
+            time_limit=None if time_limit is None else as_seconds("time_limit", time_limit),
+            retries=retries,
+            kill_on_bad_exit=kill_on_bad_exit,
+            max_failures=max_failures,
+            node_max_failures=node_max_failures,
+            setup=as_lines("setup", setup),
+            cwd=None if cwd is None else str(cwd),
+            login_shell=login_shell,
+            nice=nice,
+            env=as_variables(env or {}, exported, os.environ),
+            export=exported,
+            wait_for_nodes=wait_for_nodes,
             shared_fs=shared_fs,
             poll_interval=poll_interval,
             max_bars=max_bars,
@@ -137,18 +189,20 @@ class Cluster:
         self.job_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
         specs = read_specs(node_file, nodes)
         self._gateway = Gateway()
-        self._pool = ThreadPoolExecutor(min(len(specs), _MOST_WORKERS), "allot")
+        self._pool = ThreadPoolExecutor(min(len(specs) + 1, _MOST_WORKERS), "allot")
         self._muster = Muster(
             self._settings, self.job_id, probe or NodeProbe(), self._pool, self._gateway
         )
         self._board: Board | None = None
         self._board_file: TextIO | None = None
-        self._started = time.monotonic()
         self._monitor: Monitor | None = None
+        self._started = time.monotonic()
         self._closed = False
         try:
             used = self._muster.gather(specs, config_path(ssh_config))
             self._monitor = self._muster.launch(used, task_factory)
+            for warning in self._muster.warnings:
+                sys.stderr.write(f"allot: {warning}\n")
             self._monitor.wait_until_sent(_SEND_S)
             self._raise_monitor_error()
         except BaseException:
@@ -188,8 +242,7 @@ class Cluster:
         try:
             while not monitor.is_final:
                 self._raise_monitor_error()
-                if self._closed:
-                    raise AllotError(f"job {self.job_name} was closed: it is not watched any more")
+                self._refuse_if_closed()
                 left = _REDRAW_S if give_up is None else min(_REDRAW_S, give_up - time.monotonic())
                 if left <= 0:
                     raise TimeoutError(
@@ -197,7 +250,7 @@ class Cluster:
                     )
                 if board is not None:
                     board.draw(self._snapshot())
-                monitor.wait_until_final(left)
+                monitor.wait_for(lambda: monitor.is_final, left)
         except KeyboardInterrupt:
             self._detach(board)
             raise
@@ -205,6 +258,97 @@ class Cluster:
             if board is not None:
                 board.close(self._snapshot())
         return self._summary()
+
+    def as_completed(self, timeout: float | None = None) -> Iterator[TaskStatus]:
+        """The tasks, each as it ends; those that have ended already come first.
+
+        Args:
+            timeout: Seconds to wait at most, in all; None: for ever.
+
+        Raises:
+            TimeoutError: The tasks took longer; they go on.
+            AllotError: The job is not watched any more.
+        """
+        give_up = None if timeout is None else time.monotonic() + timeout
+        monitor = self._watching()
+        seen = 0
+        while True:
+            ended = monitor.ended[seen:]
+            seen += len(ended)
+            yield from ended
+            if monitor.is_final and seen == len(monitor.ended):
+                return
+            self._raise_monitor_error()
+            self._refuse_if_closed()
+            left = 1.0 if give_up is None else min(1.0, give_up - time.monotonic())
+            if left <= 0:
+                raise TimeoutError(f"job {self.job_name} is not final after {timeout:g} s")
+            monitor.wait_for_end(seen, left)
+
+    def cancel(self, proc_ids: Iterable[int] | None = None, *, grace: float = 10.0) -> None:
+        """Order tasks to be cancelled: TERM, then KILL, to all that is a task's.
+
+        It returns when the order is recorded, and ``wait`` sees the end. The nodes keep the
+        grace, also with the client gone. Tasks that wait never start; what has ended stays.
+
+        Args:
+            proc_ids: The tasks; None: all.
+            grace: Seconds between TERM and KILL.
+
+        Raises:
+            ConfigError: There is no such task, or ``grace`` is negative.
+            AllotError: The job is not watched any more.
+        """
+        if not 0 <= grace <= _LONGEST_GRACE_S:
+            raise ConfigError(f"grace must be seconds from 0 to {_LONGEST_GRACE_S}, not {grace!r}")
+        self._refuse_if_closed()
+        self._watching().cancel(proc_ids, grace, "cancelled by the user")
+
+    def rerun(self, proc_ids: Iterable[int] | None = None) -> int:
+        """Queue tasks once more, as their next attempt.
+
+        Args:
+            proc_ids: The tasks, which must have ended; None: all that ended other than COMPLETED.
+
+        Returns:
+            How many.
+
+        Raises:
+            ConfigError: There is no such task, or it has not ended.
+            AllotError: The job is not watched any more.
+        """
+        self._refuse_if_closed()
+        return self._watching().rerun(proc_ids)
+
+    def drain(self, node: str) -> None:
+        """Start nothing new on a node; what runs there goes on.
+
+        Raises:
+            ConfigError: The job does not use such a node.
+            AllotError: The job is not watched any more.
+        """
+        self._refuse_if_closed()
+        self._watching().drain(node)
+
+    def resume(self, node: str) -> None:
+        """Use a drained node again.
+
+        Raises:
+            ConfigError: The job does not use such a node.
+            AllotError: The job is not watched any more.
+        """
+        self._refuse_if_closed()
+        self._watching().resume(node)
+
+    def down(self, node: str) -> None:
+        """Give a node up: its tasks are NODE_FAIL, and are killed when it can be reached.
+
+        Raises:
+            ConfigError: The job does not use such a node.
+            AllotError: The job is not watched any more.
+        """
+        self._refuse_if_closed()
+        self._watching().down(node)
 
     def print_progress(self, file: TextIO | None = None) -> None:
         """Show once how the job stands.
@@ -254,14 +398,17 @@ class Cluster:
         if self._closed:
             return
         self._closed = True
-        self._close_board()
-        if self._monitor is not None:
-            self._monitor.wait_until_sent(_CLOSE_S)
-            self._monitor.stop(_CLOSE_S)
-            self._tell_what_waits(self._monitor)
-        self._muster.hang_up()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._gateway.close()
+        with ExitStack() as stack:
+            stack.callback(self._pool.shutdown, wait=False, cancel_futures=True)
+            if self._monitor is not None:
+                stack.callback(self._monitor.release)
+            stack.callback(self._pool.shutdown, wait=True, cancel_futures=True)
+            stack.callback(self._muster.hang_up)
+            if self._monitor is not None:
+                stack.callback(self._tell_what_is_left, self._monitor)
+                stack.callback(self._monitor.stop, _CLOSE_S)
+                stack.callback(self._monitor.wait_until_sent, _CLOSE_S)
+            stack.callback(self._close_board)
 
     def __enter__(self) -> Cluster:
         return self
@@ -313,15 +460,27 @@ class Cluster:
         if board is not None:
             board.close(self._snapshot())
         running = self._watching().count(TaskState.RUNNING)
-        self.close()
         sys.stderr.write(f"allot: detached; {running} tasks of job {self.job_name} go on\n")
+        try:
+            self.close()
+        except KeyboardInterrupt:
+            self._muster.hang_up()  # a second Ctrl-C: nothing is waited for
+            raise
 
-    def _tell_what_waits(self, monitor: Monitor) -> None:
-        waiting = monitor.count(TaskState.PENDING)
-        if waiting:
-            sys.stderr.write(
-                f"allot: {waiting} tasks of job {self.job_name} waited and were not started\n"
+    def _tell_what_is_left(self, monitor: Monitor) -> None:
+        lines = []
+        if waiting := monitor.count(TaskState.PENDING):
+            lines.append(f"{waiting} tasks of job {self.job_name} waited and were not started")
+        if unheard := monitor.unheard:
+            lines.append(
+                f"{unheard} tasks of job {self.job_name} were sent to nodes that have not "
+                "answered since: they may have started or not"
             )
+        sys.stderr.writelines(f"allot: {line}\n" for line in lines)
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise AllotError(f"job {self.job_name} was closed: it is not watched any more")
 
     def _close_board(self) -> None:
         if self._board is not None:

@@ -8,24 +8,20 @@ sure that it starts once), and the event file is read on from where it was left.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeAlias
 
-from allot import paths, script
+from allot import paths, questions, script
 from allot.errors import ConnectionFailedError, NodeError
-from allot.events import Ended, Event, Refused, Started, parse_events
-from allot.fetch import Fetched, Fetcher
-from allot.model import Progress
+from allot.events import Cancelled, Cause, Ended, Event, Refused, SetupFailed, Started, parse_events
+from allot.harvest import Harvest, Output
+from allot.model import Progress, TaskState
 from allot.node import FileRead, Node
-from allot.output import LocalReader, Reader, SftpReader, ShellReader, Watch, look
-from allot.probe import Sharing
-from allot.script import Launch
-
-_log = logging.getLogger(__name__)
+from allot.output import Reader
+from allot.probe import NodeFacts
+from allot.script import CancelOrder, Launch
 
 QUICK_S = 0.02
 """Seconds between two looks at the event file while tasks turn over."""
@@ -33,8 +29,8 @@ QUICK_S = 0.02
 # The next look at the event file is due after this share of the time in which nothing moved: the
 # end of a task is seen late by so much of what the task took, at most, and by the poll interval.
 _LAG = 0.05
-
-_EVENT_BYTES = 256 * 1024
+_ALIVE_S = 10.0
+_EVENT_BYTES = 128 * 1024
 _BATCH = 200
 
 _REFUSALS = {
@@ -43,6 +39,7 @@ _REFUSALS = {
     "error": "its error file cannot be written on the node: {launch.error_file}",
     "cwd": "its working directory cannot be entered on the node: {launch.cwd}",
 }
+_ENDINGS = {Cause.CANCEL: TaskState.CANCELLED, Cause.TIMEOUT: TaskState.TIMEOUT}
 
 
 @dataclass(frozen=True)
@@ -70,13 +67,15 @@ class Finished:
     Attributes:
         proc_id: The task.
         attempt: Which try of it.
-        exit_code: None where it never ran.
+        state: How it ended.
+        exit_code: None where it never ran, or nobody knows.
         time: Unix seconds, the client's clock.
         reason: What else there is to say, or empty.
     """
 
     proc_id: int
     attempt: int
+    state: TaskState
     exit_code: int | None
     time: float
     reason: str = ""
@@ -86,17 +85,34 @@ Report: TypeAlias = Began | Stepped | Finished
 
 
 @dataclass(frozen=True)
+class Mail:
+    """What the monitor wants of a node.
+
+    Attributes:
+        launches: Tasks that were given to it.
+        cancels: Tasks to be cancelled there.
+        probe: Look at the node as well.
+    """
+
+    launches: Sequence[Launch] = ()
+    cancels: Sequence[CancelOrder] = ()
+    probe: bool = False
+
+
+@dataclass(frozen=True)
 class Turn:
     """What one turn brought.
 
     Attributes:
         reports: What was seen, in order.
-        pause: Seconds until the next turn is worth while; None: not before there is a launch.
+        pause: Seconds until the next turn is worth while; None: not before there is mail.
+        facts: What a probe found, where one was asked for.
         error: What broke the turn off, or None.
     """
 
     reports: Sequence[Report]
     pause: float | None
+    facts: NodeFacts | None = None
     error: NodeError | None = None
 
 
@@ -105,11 +121,14 @@ class _Running:
     """A task that was sent to the node and is not over yet."""
 
     launch: Launch
-    watch: Watch
+    output: Output
     ended: Ended | None = None
-    to_fetch: set[Path] | None = None
-    problems: list[str] = field(default_factory=list)
-    heard: bool = False
+    recorders: set[tuple[int, int]] = field(default_factory=set)
+    setup_failed: bool = False
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.launch.proc_id, self.launch.attempt
 
 
 class NodeDriver:
@@ -118,59 +137,38 @@ class NodeDriver:
     def __init__(
         self,
         node: Node,
-        job_id: str,
-        variables: Mapping[str, str],
-        sharing: Sharing,
+        harvest: Harvest,
+        facts: NodeFacts,
         *,
-        clock_offset: float,
+        prelude: str,
+        look_at_node: Callable[[], NodeFacts],
         poll_interval: float,
     ) -> None:
-        self.node = node
-        self._variables = variables
-        self._sharing = sharing
-        self._clock_offset = clock_offset
-        self._poll_interval = poll_interval
-        self._job_directory = paths.node_directory(job_id, node.name)
-        self._event_file = ""
-        self._event_offset = 0
-        self._tasks: dict[int, _Running] = {}
-        self._fetcher = Fetcher(job_id)
-        self._fetching: dict[Path, _Running] = {}
-        self._prepared = False
-        self._reports: list[Report] = []
-        self._moved_at = time.monotonic()
-
-    def turn(self, launches: Sequence[Launch]) -> Turn:
-        """Launch what is new, then see what happened.
+        """Take over a node that was probed.
 
         Args:
-            launches: Tasks that were given to this node since the last turn.
+            node: Its connection.
+            harvest: Its outputs.
+            facts: What the first probe found.
+            prelude: The Bash that prepares it for tasks.
+            look_at_node: Probes it while the job runs there.
+            poll_interval: Seconds between two looks at a running task's output.
         """
-        for launch in launches:
-            self._tasks[launch.proc_id] = _Running(launch, Watch(str(launch.output_file)))
-        self._reports = []
-        error: NodeError | None = None
-        moved = bool(launches)
-        try:
-            if not self.node.is_connected:
-                self._prepared = False
-                self.node.connect()
-            if not self._prepared:
-                self._prepare()
-            else:
-                self._launch(launches)
-            moved |= self._read_events()
-            self._look()
-            self._finish()
-            self._take_notices()
-        except NodeError as caught:
-            self._begin_fetching_anew()
-            error = caught
-        return Turn(self._reports, self._next_pause(moved), error)
-
-    @property
-    def _node_reader(self) -> Reader:
-        return SftpReader(self.node) if self.node.open_sftp() else ShellReader(self.node)
+        self.node = node
+        self._prelude = prelude
+        self._harvest = harvest
+        self._look_at_node = look_at_node
+        self._clock_offset = facts.clock_offset
+        self._boot_id = facts.health.boot_id
+        self._poll_interval = poll_interval
+        self._event_file = ""
+        self._event_offset = 0
+        self._tasks: dict[tuple[int, int], _Running] = {}
+        self._cancels: dict[tuple[int, int], CancelOrder] = {}
+        self._reports: list[Report] = []
+        self._prepared = False
+        self._moved_at = time.monotonic()
+        self._alive_at = time.monotonic()
 
     @property
     def output_reader(self) -> Reader:
@@ -179,29 +177,74 @@ class NodeDriver:
         Raises:
             ConnectionFailedError: The node is out of reach.
         """
-        return LocalReader() if self._sharing.fresh else self._node_reader
+        return self._harvest.reader
+
+    def turn(self, mail: Mail) -> Turn:
+        """Do what is asked, then see what happened."""
+        for launch in mail.launches:
+            files = [file for file in (launch.output_file, launch.error_file) if file is not None]
+            task = _Running(launch, Output(tuple(files)))
+            self._tasks[task.key] = task
+        self._cancels |= {(order.proc_id, order.attempt): order for order in mail.cancels}
+        self._reports = []
+        facts: NodeFacts | None = None
+        error: NodeError | None = None
+        moved = bool(mail.launches or mail.cancels)
+        try:
+            self._connect(mail.launches)
+            self._cancel()
+            if mail.probe:
+                facts = self._look_at_node()
+            moved |= self._read_events()
+            self._look()
+            self._finish()
+            self._take_notices()
+            self._look_for_the_dead()
+        except NodeError as caught:
+            self.release()
+            error = caught
+        return Turn(self._reports, self._next_pause(moved), facts, error)
+
+    def release(self) -> None:
+        """Let go of what is under way to the client."""
+        self._harvest.begin_anew([task.output for task in self._tasks.values()])
+
+    def _connect(self, launches: Sequence[Launch]) -> None:
+        if not self.node.is_connected:
+            self._prepared = False
+            self.node.connect()
+        if self._prepared:
+            self._launch(launches)
+        else:
+            self._prepare()
 
     def _prepare(self) -> None:
-        reply = self.node.request(script.prelude(self._job_directory, self._variables))
+        reply = self.node.request(self._prelude)
         word, _, directory = reply.decode("utf-8", "surrogateescape").strip().partition(" ")
         if word != "ready":
             raise ConnectionFailedError(
                 self.node.name,
-                f"~/{self._job_directory} cannot be made there: is the disk full or read-only?",
+                f"{directory} cannot be made there: is the disk full or read-only?",
             )
         self._event_file = paths.event_file(directory)
-        self._launch([task.launch for task in self._tasks.values() if not task.heard])
+        self._launch([task.launch for task in self._tasks.values() if not task.recorders])
         self._prepared = True
+        self._alive_at = 0.0
 
     def _launch(self, launches: Sequence[Launch]) -> None:
         for first in range(0, len(launches), _BATCH):
             self.node.request(script.launch_script(launches[first : first + _BATCH]))
 
+    def _cancel(self) -> None:
+        if self._cancels:
+            self.node.request(script.cancel_script(self._cancels.values()))
+            self._cancels.clear()
+
     def _read_events(self) -> bool:
         if not self._tasks:
             return False
-        reader = self._node_reader
-        events: list[Event] = []
+        reader = self._harvest.node_reader
+        moved = False
         while True:
             read = FileRead(self._event_file, self._event_offset, _EVENT_BYTES)
             data = reader.read([read])[0]
@@ -209,109 +252,116 @@ class NodeDriver:
                 raise ConnectionFailedError(
                     self.node.name, f"{self._event_file} cannot be read there: {data}"
                 )
-            found, taken = parse_events(data)
-            events += found
+            events, taken = parse_events(data)
             self._event_offset += taken
+            for event in events:
+                self._note(event)
+            moved |= bool(events)
             if len(data) < _EVENT_BYTES:
-                break
-        for event in events:
-            self._note(event)
-        return bool(events)
+                return moved
 
     def _note(self, event: Event) -> None:
-        task = self._tasks.get(event.proc_id)
-        if task is None or task.launch.attempt != event.attempt:
+        task = self._tasks.get((event.proc_id, event.attempt))
+        if task is None:
             return
-        task.heard = True
         if isinstance(event, Started):
-            self._reports.append(Began(event.proc_id, event.attempt, self._here(event.time)))
+            task.recorders.add((event.pid, event.start_ticks))
+            self._reports.append(Began(*task.key, self._here(event.time)))
         elif isinstance(event, Ended):
             task.ended = event
+        elif isinstance(event, SetupFailed):
+            task.setup_failed = True
+        elif isinstance(event, Cancelled):
+            when = self._here(event.time)
+            self._over(task, TaskState.CANCELLED, None, when, "before it started")
         else:
             self._refuse(task, event)
 
     def _refuse(self, task: _Running, event: Refused) -> None:
         reason = _REFUSALS.get(event.word, event.word).format(launch=task.launch)
-        self._over(task, None, self._here(event.time), reason)
+        self._over(task, TaskState.FAILED, None, self._here(event.time), reason)
 
     def _look(self) -> None:
-        now = time.monotonic()
-        due = {
-            id(task.watch): task
+        running = {
+            id(task.output): task
             for task in self._tasks.values()
-            if task.heard and not task.ended and task.watch.next_look <= now
+            if task.recorders and not task.ended
         }
-        if not due:
-            return
-        for task in due.values():
-            task.watch.next_look = now + self._poll_interval
-        for watch, progress in look(self.output_reader, [task.watch for task in due.values()]):
-            launch = due[id(watch)].launch
-            self._reports.append(Stepped(launch.proc_id, launch.attempt, progress))
+        for output, progress in self._harvest.look([task.output for task in running.values()]):
+            self._reports.append(Stepped(*running[id(output)].key, progress))
 
     def _finish(self) -> None:
-        ended = [task for task in self._tasks.values() if task.ended]
+        ended = {id(task.output): task for task in self._tasks.values() if task.ended}
         if not ended:
             return
-        if self._sharing.shared:
-            self._look_last(self.output_reader, ended)
-        else:
-            self._fetch(ended)
-            ended = [task for task in ended if not _files(task)]
-            self._look_last(LocalReader(), ended)
-        for task in ended:
-            if task.ended is not None:
-                reason = "; ".join(task.problems)
-                self._over(task, task.ended.exit_code, self._here(task.ended.time), reason)
+        home = self._harvest.bring_home([task.output for task in ended.values()])
+        for output, progress in self._harvest.look_last(
+            [output for output in home if _has_output(ended[id(output)])]
+        ):
+            self._reports.append(Stepped(*ended[id(output)].key, progress))
+        for output in home:
+            self._end(ended[id(output)])
 
-    def _look_last(self, reader: Reader, tasks: Sequence[_Running]) -> None:
-        watches = {id(task.watch): task for task in tasks if task.ended and task.ended.has_output}
-        if not watches:
+    def _end(self, task: _Running) -> None:
+        if task.ended is None:
             return
-        for watch, progress in look(reader, [task.watch for task in watches.values()]):
-            launch = watches[id(watch)].launch
-            self._reports.append(Stepped(launch.proc_id, launch.attempt, progress))
+        code, problems = task.ended.exit_code, list(task.output.problems)
+        state = _ENDINGS.get(task.ended.cause, TaskState.FAILED if code else TaskState.COMPLETED)
+        if state is TaskState.COMPLETED and task.output.is_lost:
+            state = TaskState.FAILED
+        if task.setup_failed:
+            problems.insert(0, "setup failed")
+        self._over(task, state, code, self._here(task.ended.time), "; ".join(problems))
 
-    def _fetch(self, ended: Sequence[_Running]) -> None:
-        new = [task for task in ended if task.to_fetch is None]
-        for task in new:
-            files = (task.launch.output_file, task.launch.error_file)
-            task.to_fetch = {file for file in files if file is not None}
-            self._fetching.update(dict.fromkeys(task.to_fetch, task))
-        reader = self._node_reader
-        self._settle(self._fetcher.begin(reader, [file for task in new for file in _files(task)]))
-        self._settle(self._fetcher.advance(reader))
+    def _look_for_the_dead(self) -> None:
+        """Find tasks whose recorder is gone without a word: killed, or lost in a reboot."""
+        now = time.monotonic()
+        running = [task for task in self._tasks.values() if task.recorders and not task.ended]
+        if not running or now - self._alive_at < _ALIVE_S:
+            return
+        self._alive_at = now
+        asked = [recorder for task in running for recorder in task.recorders]
+        reply = self.node.request(questions.alive_script(asked)).decode("ascii", "replace").split()
+        boot_id, alive = reply[0], {int(pid) for pid in reply[1:] if pid.isdigit()}
+        dead = [task for task in running if not any(pid in alive for pid, _ in task.recorders)]
+        if not dead:
+            return
+        self._read_events()
+        self._finish()
+        for task in dead:
+            if task.key in self._tasks and task.ended is None:
+                self._give_up(task, rebooted=boot_id != self._boot_id)
+        self._boot_id = boot_id
 
-    def _settle(self, fetched: Sequence[Fetched]) -> None:
-        for one in fetched:
-            task = self._fetching.pop(one.path)
-            _files(task).discard(one.path)
-            if one.problem:
-                task.problems.append(one.problem)
+    def _give_up(self, task: _Running, *, rebooted: bool) -> None:
+        if rebooted:
+            self._over(task, TaskState.NODE_FAIL, None, time.time(), "the node rebooted")
+            return
+        self._cancels[task.key] = CancelOrder(*task.key, grace=0.0)
+        reason = "what records its end was killed on the node (by a user, or for want of memory?)"
+        self._over(task, TaskState.FAILED, None, time.time(), reason)
 
-    def _begin_fetching_anew(self) -> None:
-        self._fetcher.abandon()
-        self._fetching.clear()
-        for task in self._tasks.values():
-            task.to_fetch = None
-
-    def _over(self, task: _Running, exit_code: int | None, when: float, reason: str) -> None:
-        launch = task.launch
-        del self._tasks[launch.proc_id]
-        self._reports.append(Finished(launch.proc_id, launch.attempt, exit_code, when, reason))
+    def _over(
+        self, task: _Running, state: TaskState, exit_code: int | None, when: float, reason: str
+    ) -> None:
+        del self._tasks[task.key]
+        self._reports.append(Finished(*task.key, state, exit_code, when, reason))
 
     def _take_notices(self) -> None:
         for notice in self.node.take_notices():
-            for event in parse_events(f"{notice} 0 .\n".encode("utf-8", "replace"))[0]:
+            line = f"{notice} {time.time() - self._clock_offset:.3f} .\n"
+            for event in parse_events(line.encode("utf-8", "replace"))[0]:
                 self._note(event)
 
     def _here(self, node_time: float) -> float:
         return node_time + self._clock_offset
 
     def _next_pause(self, moved: bool) -> float | None:
+        if self._cancels:
+            return QUICK_S
         if not self._tasks:
             return None
-        if self._fetcher.busy:
+        if self._harvest.busy:
             return 0.0
         now = time.monotonic()
         if moved:
@@ -320,5 +370,5 @@ class NodeDriver:
         return min(quiet, self._poll_interval)
 
 
-def _files(task: _Running) -> set[Path]:
-    return set() if task.to_fetch is None else task.to_fetch
+def _has_output(task: _Running) -> bool:
+    return task.ended is not None and task.ended.has_output

@@ -4,11 +4,17 @@ The event file of a node is append-only; each line is one write, ends in `` .`` 
 line is never taken for a whole one, and is one of::
 
     S <proc_id> <attempt> <pid> <start ticks> <Unix time> .     a start
-    E <proc_id> <attempt> <exit code> <1 if it printed anything, else 0> <Unix time> .
+    W <proc_id> <attempt> setup <Unix time> .                   its setup failed; its end follows
+    E <proc_id> <attempt> <exit code> <1 if it printed anything, else 0> <cause> <Unix time> .
     X <proc_id> <attempt> <word> <Unix time> .                  no start, and why
+    C <proc_id> <attempt> <Unix time> .                         cancelled, and never ran
 
 ``pid`` and ``start ticks`` (field 22 of ``/proc/<pid>/stat``, see proc(5)) name the process that
-records the task's end. The times are the node's clock.
+records the task's end; one that lost the race for the claim has written a start line as well.
+``cause`` is ``end``, ``cancel`` or ``timeout``. The times are the node's clock.
+
+Each line begins with the only capital letter in it. What a full disk left of a line may stand
+before a whole one, and is cut off there.
 
 Rules: pure; whatever the bytes are, no exception.
 """
@@ -16,7 +22,9 @@ Rules: pure; whatever the bytes are, no exception.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import TypeAlias
 
 MAX_LINE = 256
@@ -25,8 +33,23 @@ MAX_LINE = 256
 _NUMBER = rb"(\d{1,18})"
 _TIME = rb"(\d{1,15}(?:[.,]\d{1,9})?)"
 _START = re.compile(rb"S %b %b %b %b %b \." % (_NUMBER, _NUMBER, _NUMBER, _NUMBER, _TIME))
-_END = re.compile(rb"E %b %b (\d{1,3}) ([01]) %b \." % (_NUMBER, _NUMBER, _TIME))
+_CAUSE = rb"(end|cancel|timeout)"
+_END = re.compile(rb"E %b %b (\d{1,3}) ([01]) %b %b \." % (_NUMBER, _NUMBER, _CAUSE, _TIME))
 _REFUSAL = re.compile(rb"X %b %b ([a-z]{1,20}) %b \." % (_NUMBER, _NUMBER, _TIME))
+_SETUP = re.compile(rb"W %b %b setup %b \." % (_NUMBER, _NUMBER, _TIME))
+_CANCELLED = re.compile(rb"C %b %b %b \." % (_NUMBER, _NUMBER, _TIME))
+_LAST_CAPITAL = re.compile(rb"[A-Z][^A-Z]*\Z")
+
+
+class Cause(str, Enum):
+    """Why a task's process ended."""
+
+    END = "end"
+    """It ended by itself, whatever its exit code."""
+    CANCEL = "cancel"
+    """It was ended by order of the client."""
+    TIMEOUT = "timeout"
+    """It was ended when its time limit was over."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +65,14 @@ class Started:
 
 @dataclass(frozen=True)
 class Ended:
-    """A task's process has ended."""
+    """A task's process has ended, and where it was ended, so has all that was the task's."""
 
     proc_id: int
     attempt: int
     exit_code: int
     has_output: bool
     time: float
+    cause: Cause
 
 
 @dataclass(frozen=True)
@@ -61,7 +85,25 @@ class Refused:
     time: float
 
 
-Event: TypeAlias = Started | Ended | Refused
+@dataclass(frozen=True)
+class SetupFailed:
+    """A task ends, with the exit code of its setup; its commands have not run."""
+
+    proc_id: int
+    attempt: int
+    time: float
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """An attempt was cancelled before its process ran, which it never will."""
+
+    proc_id: int
+    attempt: int
+    time: float
+
+
+Event: TypeAlias = Started | SetupFailed | Ended | Refused | Cancelled
 
 
 def parse_events(data: bytes) -> tuple[list[Event], int]:
@@ -81,18 +123,31 @@ def parse_events(data: bytes) -> tuple[list[Event], int]:
 
 
 def _parse_line(line: bytes) -> Event | None:
-    if match := _START.fullmatch(line):
-        proc_id, attempt, pid, ticks, time = match.groups()
-        return Started(int(proc_id), int(attempt), int(pid), int(ticks), _seconds(time))
-    if match := _END.fullmatch(line):
-        proc_id, attempt, code, flag, time = match.groups()
-        return Ended(int(proc_id), int(attempt), int(code), flag == b"1", _seconds(time))
-    if match := _REFUSAL.fullmatch(line):
-        proc_id, attempt, word, time = match.groups()
-        return Refused(int(proc_id), int(attempt), word.decode("ascii"), _seconds(time))
+    found = _LAST_CAPITAL.search(line)
+    for pattern, read in _READERS:
+        if found and (match := pattern.fullmatch(found.group())):
+            proc_id, attempt, *others, time = match.groups()
+            return read(int(proc_id), int(attempt), others, _seconds(time))
     return None
+
+
+def _ended(
+    proc_id: int, attempt: int, code: bytes, flag: bytes, cause: bytes, *, time: float
+) -> Ended:
+    why = Cause(cause.decode("ascii"))
+    return Ended(proc_id, attempt, int(code), flag == b"1", time, why)
 
 
 def _seconds(text: bytes) -> float:
     # Bash writes $EPOCHREALTIME with the decimal sign of the user's locale.
     return float(text.replace(b",", b"."))
+
+
+_Reader: TypeAlias = Callable[[int, int, Sequence[bytes], float], Event]
+_READERS: Sequence[tuple[re.Pattern[bytes], _Reader]] = (
+    (_START, lambda p, a, others, time: Started(p, a, int(others[0]), int(others[1]), time)),
+    (_END, lambda p, a, others, time: _ended(p, a, *others, time=time)),
+    (_REFUSAL, lambda p, a, others, time: Refused(p, a, others[0].decode("ascii"), time)),
+    (_SETUP, lambda p, a, _, time: SetupFailed(p, a, time)),
+    (_CANCELLED, lambda p, a, _, time: Cancelled(p, a, time)),
+)

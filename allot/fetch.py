@@ -2,13 +2,15 @@
 
 Rules: a file is put together under a temporary name and renamed when it is whole, so nothing
 half-written is ever taken for an output. The two names may be one file after all, when the client
-and the node share the directory unnoticed: a directory is fetched into only after the temporary
-file, made by the client, was found missing on the node.
+and the node share the directory unnoticed: a directory is fetched into only after a temporary
+file, made by the client, was found missing on the node. What is no regular file on the client
+(``/dev/null``) is left as it is. As much is fetched as was there when the task ended.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ _log = logging.getLogger(__name__)
 # (draft-ietf-secsh-filexfer-02, section 3: 32768 bytes of data).
 _PIECE_BYTES = 32 * 1024
 _PIECES_A_ROUND = 64
+_MOST_OPEN = 32
 
 
 @dataclass(frozen=True)
@@ -33,20 +36,29 @@ class Fetched:
     Attributes:
         path: The file.
         problem: Empty if it is here, else what was in the way.
+        is_missing: The node has no such file: the task removed it, nothing was lost on the way.
     """
 
     path: Path
     problem: str = ""
+    is_missing: bool = False
 
 
 class _Transfer:
     """One file on its way; its bytes are written as they come."""
 
-    def __init__(self, path: Path, job_id: str) -> None:
+    def __init__(self, path: Path, job_id: str, size: int) -> None:
         self.path = path
+        self.size = size
         self.partial = paths.partial_file(path, job_id)
         self.offset = 0
         self._file: BinaryIO = self.partial.open("wb")
+
+    def reads(self, most: int) -> list[FileRead]:
+        """The next pieces to ask for."""
+        ends = range(self.offset, self.size, _PIECE_BYTES)[:most]
+        name = str(self.path)
+        return [FileRead(name, at, min(_PIECE_BYTES, self.size - at)) for at in ends]
 
     def write(self, data: bytes) -> None:
         self._file.write(data)
@@ -57,8 +69,11 @@ class _Transfer:
         self.partial.replace(self.path)
 
     def drop(self) -> None:
-        self._file.close()
-        self.partial.unlink(missing_ok=True)
+        try:
+            self._file.close()
+            self.partial.unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning("%s is left behind: %s", self.partial, error)
 
 
 class Fetcher:
@@ -66,98 +81,132 @@ class Fetcher:
 
     def __init__(self, job_id: str) -> None:
         self._job_id = job_id
+        self._waiting: deque[Path] = deque()
         self._transfers: list[_Transfer] = []
         self._same: dict[Path, bool] = {}
 
     @property
     def busy(self) -> bool:
         """Whether a file is on its way."""
-        return bool(self._transfers)
+        return bool(self._waiting or self._transfers)
 
-    def begin(self, reader: Reader, files: Sequence[Path]) -> list[Fetched]:
-        """Take on some files.
-
-        Returns:
-            Those that are settled at once.
-        """
-        settled = []
-        for path in files:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._transfers.append(_Transfer(path, self._job_id))
-            except OSError as error:
-                settled.append(Fetched(path, _not_written(path, error)))
-        return settled + self._drop_what_is_shared(reader)
+    def add(self, files: Sequence[Path]) -> None:
+        """Take on some files of tasks that have ended."""
+        self._waiting.extend(files)
 
     def advance(self, reader: Reader) -> list[Fetched]:
-        """Read one more round of what is missing.
+        """Go on with what is under way, and begin with what waits.
 
         Returns:
             The files that are settled now.
         """
-        if not self._transfers:
-            return []
-        pieces = max(1, _PIECES_A_ROUND // len(self._transfers))
-        asked = [
-            (
-                transfer,
-                FileRead(str(transfer.path), transfer.offset + i * _PIECE_BYTES, _PIECE_BYTES),
-            )
-            for transfer in self._transfers
-            for i in range(pieces)
-        ]
-        settled: dict[_Transfer, str] = {}
-        answers = reader.read([read for _, read in asked])
-        for (transfer, _), data in zip(asked, answers, strict=True):
-            if transfer in settled:
-                continue
-            if isinstance(data, OSError):
-                settled[transfer] = f"{transfer.path} cannot be read on the node: {data}"
-                continue
-            try:
-                transfer.write(data)
-                if len(data) < _PIECE_BYTES:
-                    transfer.keep()
-                    settled[transfer] = ""
-            except OSError as error:
-                settled[transfer] = _not_written(transfer.path, error)
-        return self._settle(settled)
+        settled = self._begin(reader)
+        while self._transfers:
+            settled += self._read_round(reader)
+            if any(transfer.offset for transfer in self._transfers):
+                break  # a large one: the node's other work has its turn between two rounds
+            settled += self._begin(reader)
+        return settled
 
     def abandon(self) -> None:
         """Drop what is under way; temporary files go with it."""
         for transfer in self._transfers:
-            _drop(transfer)
+            transfer.drop()
         self._transfers.clear()
+        self._waiting.clear()
 
-    def _settle(self, settled: dict[_Transfer, str]) -> list[Fetched]:
-        for transfer, problem in settled.items():
-            self._transfers.remove(transfer)
-            if problem:
-                _drop(transfer)
-        return [Fetched(transfer.path, problem) for transfer, problem in settled.items()]
+    def _begin(self, reader: Reader) -> list[Fetched]:
+        count = min(len(self._waiting), _MOST_OPEN - len(self._transfers))
+        files = [self._waiting.popleft() for _ in range(count)]
+        settled = [Fetched(path) for path in files if _is_special(path)]
+        files = [path for path in files if not _is_special(path)]
+        settled += self._find_out_what_is_shared(reader, files)
+        settled += [Fetched(path) for path in files if self._same.get(path.parent)]
+        files = [path for path in files if self._same.get(path.parent) is False]
+        if not files:
+            return settled
+        reader.forget([str(path) for path in files])  # a task may have replaced its output
+        for path, size in zip(files, reader.sizes([str(path) for path in files]), strict=True):
+            if isinstance(size, OSError):
+                settled.append(_unread(path, size))
+                continue
+            try:
+                self._transfers.append(_Transfer(path, self._job_id, size))
+            except OSError as error:
+                settled.append(_unwritten(path, error))
+        return settled
 
-    def _drop_what_is_shared(self, reader: Reader) -> list[Fetched]:
-        unknown = {
-            transfer.path.parent: transfer.partial
-            for transfer in self._transfers
-            if transfer.path.parent not in self._same
-        }
-        sizes = reader.sizes([str(partial) for partial in unknown.values()]) if unknown else []
-        for folder, size in zip(unknown, sizes, strict=True):
-            self._same[folder] = not isinstance(size, OSError)
-        shared = [one for one in self._transfers if self._same[one.path.parent]]
-        for transfer in shared:
-            self._transfers.remove(transfer)
-            _drop(transfer)
-        return [Fetched(transfer.path) for transfer in shared]
+    def _find_out_what_is_shared(self, reader: Reader, files: Sequence[Path]) -> list[Fetched]:
+        tests = {path.parent: path for path in files if path.parent not in self._same}
+        partials: dict[Path, Path] = {}
+        settled = []
+        for folder, path in tests.items():
+            partial = paths.partial_file(path, self._job_id)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                partial.touch()
+            except OSError as error:
+                settled += [_unwritten(one, error) for one in files if one.parent == folder]
+            else:
+                partials[folder] = partial
+        if partials:
+            sizes = reader.sizes([str(partial) for partial in partials.values()])
+            for (folder, partial), size in zip(partials.items(), sizes, strict=True):
+                self._same[folder] = not isinstance(size, OSError)
+                partial.unlink(missing_ok=True)
+        return settled
+
+    def _read_round(self, reader: Reader) -> list[Fetched]:
+        most = max(1, _PIECES_A_ROUND // len(self._transfers))
+        asked = [(transfer, transfer.reads(most)) for transfer in self._transfers]
+        answers = iter(reader.read([read for _, reads in asked for read in reads]))
+        settled = []
+        for transfer, reads in asked:
+            pieces = [next(answers) for _ in reads]
+            if (done := _take(transfer, reads, pieces)) is not None:
+                settled.append(done)
+                self._transfers.remove(transfer)
+                if done.problem:
+                    transfer.drop()
+        return settled
 
 
-def _drop(transfer: _Transfer) -> None:
+def _take(
+    transfer: _Transfer, reads: Sequence[FileRead], pieces: Sequence[bytes | OSError]
+) -> Fetched | None:
+    """Add some pieces to a file; how it ended, or None while more is missing."""
+    path = transfer.path
+    is_cut = False
     try:
-        transfer.drop()
+        for read, piece in zip(reads, pieces, strict=True):
+            if isinstance(piece, OSError):
+                return _unread(path, piece)
+            transfer.write(piece)
+            is_cut = len(piece) < read.length  # it became shorter: this is its end
+            if is_cut:
+                break
+        if not is_cut and transfer.offset < transfer.size:
+            return None
+        transfer.keep()
     except OSError as error:
-        _log.warning("%s is left behind: %s", transfer.partial, error)
+        return _unwritten(path, error)
+    return Fetched(path)
 
 
-def _not_written(path: Path, error: OSError) -> str:
-    return f"{path} cannot be written here: {error.strerror or error}"
+def _is_special(path: Path) -> bool:
+    return path.exists() and not (path.is_file() or path.is_dir())
+
+
+def _unread(path: Path, error: OSError) -> Fetched:
+    if not isinstance(error, FileNotFoundError):
+        return Fetched(path, f"{path} cannot be read on the node: {error.strerror or error}")
+    try:
+        path.unlink(missing_ok=True)  # what an earlier run left is not this one's output
+    except OSError as problem:
+        return _unwritten(path, problem)
+    return Fetched(path, f"{path} is not on the node any more", is_missing=True)
+
+
+def _unwritten(path: Path, error: OSError) -> Fetched:
+    why = error.strerror or error
+    return Fetched(path, f"{path} cannot be written here, it lies on its node still: {why}")

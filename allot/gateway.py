@@ -1,8 +1,9 @@
 """The ways to the nodes: sockets, jump hosts, proxy commands and logins, shared by a cluster.
 
 Rules: every step is bounded in time; every exception of paramiko's or the system's leaves as one
-of ours, made in one place (``translate``); a jump host is logged in to once, whoever needs it,
+of ours (``faults``); a jump host is logged in to once, whoever needs it,
 and nodes behind a ProxyCommand a few at a time, so that MaxStartups 10:30:100 is not tripped.
+No connection is made, used or left open that ``Gateway.close`` does not know of.
 """
 
 from __future__ import annotations
@@ -11,27 +12,20 @@ import logging
 import random
 import re
 import socket
-import struct
 import threading
 import time
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import paramiko
-from paramiko.pkey import UnknownKeyType
-from paramiko.ssh_exception import IncompatiblePeer
 
-from allot.errors import (
-    AuthenticationFailedError,
-    ConnectionFailedError,
-    HostKeyError,
-    NodeError,
-)
+from allot.errors import ConnectionFailedError, NodeError
+from allot.faults import GARBLED, HOST_ERRORS, translate
 from allot.hostkeys import check_host_key, known_keys, preferred_types
-from allot.sockets import KEEPALIVE_S, ProxySocket, open_tcp, seconds_left
-from allot.sshauth import EncryptedKeyError, KeyRing, LoginExpiredError, OpenSSHAuth
+from allot.sockets import KEEPALIVE_S, Line, ProxySocket, open_tcp, seconds_left
+from allot.sshauth import KeyRing, LoginExpiredError, OpenSSHAuth
 from allot.sshconfig import Login
 from allot.watchdog import Watchdog
 
@@ -44,12 +38,15 @@ _TRIES = 6
 _BACKOFF_S = 0.2
 _PROXY_LOGINS = 8
 _THREAD_END_S = 2.0
+_GIVEN_UP = "the connection was given up while it was being made"
 
-# All that paramiko and sockets raise when something is wrong with a host.
-HOST_ERRORS = (paramiko.SSHException, paramiko.SFTPError, OSError, EOFError)
 
-# What paramiko's reading of a message fails with when its contents make no sense.
-_GARBLED = (ValueError, LookupError, AttributeError, TypeError, struct.error, UnknownKeyType)
+class Connection(Line):
+    """A line with a login at its end, once there is one; ``Gateway.open`` makes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client: paramiko.SSHClient | None = None
 
 
 class Gateway:
@@ -59,10 +56,12 @@ class Gateway:
         self.watchdog = Watchdog()
         self._keys = KeyRing()
         self._lock = threading.Lock()
-        self._jumps: dict[tuple[Login, ...], Future[paramiko.SSHClient]] = {}
+        self._is_closed = False
+        self._lines: set[Connection] = set()
+        self._jumps: dict[tuple[Login, ...], Future[Connection]] = {}
         self._proxy_logins = threading.BoundedSemaphore(_PROXY_LOGINS)
 
-    def open(self, name: str, login: Login, timeout: float) -> paramiko.SSHClient:
+    def open(self, name: str, login: Login, timeout: float, line: Connection) -> paramiko.SSHClient:
         """Connect and log in.
 
         A host that turns a connection away before it has said who it is has too many logins at
@@ -72,55 +71,88 @@ class Gateway:
             name: The node's name, for messages.
             login: Where and how.
             timeout: Seconds for the connection, and again for the login.
+            line: What to make it on, a new one; whoever cuts it makes this fail at once.
+
+        Returns:
+            The line's client; ``hang_up`` ends it.
 
         Raises:
-            ConnectionFailedError, AuthenticationFailedError, HostKeyError: It did not work.
+            ConnectionFailedError: It did not work, the line was cut, or the gateway is closed.
+            AuthenticationFailedError, HostKeyError: It did not work.
         """
+        with self._lock:
+            if self._is_closed:
+                raise ConnectionFailedError(name, "not connected any more: the cluster is closed")
+            self._lines.add(line)
+        try:
+            client = self._open(name, login, timeout, line)
+            with self._lock:  # close() has either cut the line by now, or will see the client
+                line.check()
+                line.client = client
+        except BaseException as exc:
+            was_cut = line.is_cut
+            self.hang_up(line)
+            if was_cut and isinstance(exc, Exception):
+                raise ConnectionFailedError(name, _GIVEN_UP) from exc
+            raise
+        return client
+
+    def _open(
+        self, name: str, login: Login, timeout: float, line: Connection
+    ) -> paramiko.SSHClient:
         give_up = time.monotonic() + timeout
         pause = _BACKOFF_S
         for tries_left in range(_TRIES - 1, -1, -1):
             try:
-                return self._open_once(name, login, timeout)
+                return self._open_once(name, login, timeout, line)
             except NodeError:
                 raise
             except HOST_ERRORS as exc:
-                wait = pause * random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, no secret
-                late = time.monotonic() + wait > give_up
+                rest = pause * random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, no secret
+                late = time.monotonic() + rest > give_up
                 retry = _is_turned_away(exc) and (not late or isinstance(exc, LoginExpiredError))
-                if not tries_left or not retry:
+                if not tries_left or not retry or line.is_cut:
                     raise translate(name, exc) from exc
-                _log.info("%s: turned away (%s), next try in %.1f s", name, exc, wait)
-                time.sleep(wait)
-                pause *= 2
+                _log.info("%s: turned away (%s), next try in %.1f s", name, exc, rest)
+            line.pause(rest)
+            pause *= 2
         raise AssertionError("the last try returns or raises")
 
-    def _open_once(self, name: str, login: Login, timeout: float) -> paramiko.SSHClient:
+    def _open_once(
+        self, name: str, login: Login, timeout: float, line: Connection
+    ) -> paramiko.SSHClient:
         deadline = time.monotonic() + (login.connect_timeout or timeout)
         if login.proxy_command is not None:
+            # Who waits here is woken by close() too: the logins under way fail and make room.
             if not self._proxy_logins.acquire(timeout=seconds_left(deadline)):
                 raise TimeoutError("other logins through ProxyCommand took too long")
             try:
+                line.check()
                 proxy = ProxySocket(login.proxy_command)
-                return self._log_in(name, login, proxy, deadline, timeout)
+                return self._log_in(name, login, proxy, deadline, timeout=timeout, line=line)
             finally:
                 self._proxy_logins.release()
         if login.proxy_jump:
-            through = self._open_through(name, login, deadline, timeout)
-            return self._log_in(name, login, through, deadline, timeout)
-        return self._log_in(name, login, open_tcp(login, deadline), deadline, timeout)
+            through = self._open_through(name, login, deadline, timeout, line)
+            return self._log_in(name, login, through, deadline, timeout=timeout, line=line)
+        sock = open_tcp(login, deadline, line)
+        return self._log_in(name, login, sock, deadline, timeout=timeout, line=line)
 
     def _log_in(
         self,
         name: str,
         login: Login,
-        sock: socket.socket | paramiko.Channel | ProxySocket,
+        sock: socket.socket | _JumpSocket | ProxySocket,
         deadline: float,
+        *,
         timeout: float,
+        line: Connection,
     ) -> paramiko.SSHClient:
         client = paramiko.SSHClient()
         client.set_missing_host_key_policy(_HostKeyPolicy(name, login))
         seconds = seconds_left(deadline)
         try:
+            line.carry(partial(_end_stream, sock))
             client.connect(
                 login.hostname,
                 login.port,
@@ -134,11 +166,12 @@ class Gateway:
                 auth_strategy=OpenSSHAuth(name, login, self._keys, timeout),
             )
         except BaseException as exc:
-            close_client(client)
+            line.end_stream()
+            _see_off(client)
             sock.close()
             if isinstance(exc, LoginExpiredError):  # typing counts towards no bound
                 raise
-            if isinstance(exc, _GARBLED) and not isinstance(exc, (*HOST_ERRORS, NodeError)):
+            if isinstance(exc, GARBLED) and not isinstance(exc, (*HOST_ERRORS, NodeError)):
                 raise paramiko.SSHException(f"garbled message ({exc})") from exc
             if time.monotonic() >= deadline and isinstance(exc, (paramiko.SSHException, EOFError)):
                 raise TimeoutError(
@@ -150,67 +183,98 @@ class Gateway:
         return client
 
     def _open_through(
-        self, name: str, login: Login, deadline: float, timeout: float
-    ) -> paramiko.Channel:
-        jump = self._jump(name, login.proxy_jump, timeout)
-        transport = jump.get_transport()
+        self, name: str, login: Login, deadline: float, timeout: float, line: Connection
+    ) -> _JumpSocket:
+        jump = self._jump(name, login.proxy_jump, timeout, line)
+        transport = _transport_of(jump)
         last = login.proxy_jump[-1].alias
         if transport is None:
             raise ConnectionFailedError(name, f"jump host {last}: the connection broke")
         try:
-            return transport.open_channel(
-                "direct-tcpip",
-                (login.hostname, login.port),
-                ("127.0.0.1", 0),
-                timeout=seconds_left(deadline),
+            return _JumpSocket(
+                transport.open_channel(
+                    "direct-tcpip",
+                    (login.hostname, login.port),
+                    ("127.0.0.1", 0),
+                    timeout=seconds_left(deadline),
+                )
             )
         except paramiko.ChannelException as exc:
             raise ConnectionFailedError(
                 name, f"jump host {last} cannot reach {login.hostname}:{login.port}: {exc.text}"
             ) from exc
 
-    def _jump(self, name: str, chain: tuple[Login, ...], timeout: float) -> paramiko.SSHClient:
+    def _jump(
+        self, name: str, chain: tuple[Login, ...], timeout: float, line: Connection
+    ) -> Connection:
         """The connection to a jump host; who comes while it is being made waits for it."""
         with self._lock:
-            shared = self._jumps.get(chain)
-            mine = shared is None or _is_spent(shared)
-            if shared is None or mine:
-                shared = self._jumps[chain] = Future()
-        if mine:
-            last = chain[-1]
-            try:
-                behind = replace(last, proxy_jump=chain[:-1])
-                shared.set_result(self.open(last.alias, behind, timeout))
-            except BaseException as exc:
-                shared.set_exception(exc)
-                if not isinstance(exc, NodeError):
-                    raise
+            known = self._jumps.get(chain)
+            shared = Future() if known is None or _is_spent(known) else known
+            self._jumps[chain] = shared
+        if shared is not known:
+            if known is not None and known.exception() is None:
+                self.hang_up(known.result())
+            self._make_jump(chain, timeout, shared)
+        last = chain[-1].alias
+        # Each hop may take a connection's and a login's time, tries and passphrases apart.
+        give_up = time.monotonic() + timeout * 3 * len(chain)
+        if not line.wait(lambda seconds: bool(wait([shared], seconds).done), give_up):
+            raise TimeoutError(f"jump host {last} took too long")
         try:
-            # Each hop may take a connection's and a login's time, tries and passphrases apart.
-            return shared.result(timeout=None if mine else timeout * 3 * len(chain))
-        except FutureTimeoutError as exc:  # the builtin one only from Python 3.11 on
-            raise TimeoutError(f"jump host {chain[-1].alias} took too long") from exc
+            return shared.result()
         except NodeError as exc:
-            raise type(exc)(name, f"jump host {chain[-1].alias}: {exc.reason}") from exc
+            raise type(exc)(name, f"jump host {last}: {exc.reason}") from exc
+
+    def _make_jump(
+        self, chain: tuple[Login, ...], timeout: float, shared: Future[Connection]
+    ) -> None:
+        line = Connection()
+        try:
+            self.open(chain[-1].alias, replace(chain[-1], proxy_jump=chain[:-1]), timeout, line)
+        except BaseException as exc:
+            shared.set_exception(exc)
+            if not isinstance(exc, NodeError):
+                raise
+        else:
+            shared.set_result(line)
+
+    def hang_up(self, line: Connection) -> None:
+        """Cut a line and see its connection off, within seconds. Idempotent."""
+        line.cut()
+        with self._lock:
+            self._lines.discard(line)
+            client = line.client
+        if client is not None:
+            _see_off(client)
 
     def close(self) -> None:
-        """Hang up on the jump hosts. Idempotent."""
+        """Hang up on everybody, for good. Idempotent.
+
+        What other threads have under way on the lines fails at once, logins too, and so does
+        every later ``open``.
+        """
         with self._lock:
-            chains = sorted(self._jumps, key=len, reverse=True)
-            clients = [self._jumps.pop(chain) for chain in chains]
-        for shared in clients:
-            if shared.done() and shared.exception() is None:
-                close_client(shared.result())
+            self._is_closed = True
+            lines = list(self._lines)
+        for line in lines:  # all of them first: then they end side by side
+            line.cut()
+        for line in lines:
+            self.hang_up(line)
         self.watchdog.close()
 
 
-def _is_spent(shared: Future[paramiko.SSHClient]) -> bool:
+def _is_spent(shared: Future[Connection]) -> bool:
     if not shared.done():
         return False
     if shared.exception() is not None:
         return True
-    transport = shared.result().get_transport()
+    transport = _transport_of(shared.result())
     return transport is None or not transport.is_active()
+
+
+def _transport_of(line: Connection) -> paramiko.Transport | None:
+    return None if line.client is None else line.client.get_transport()
 
 
 def _is_turned_away(exc: Exception) -> bool:
@@ -255,62 +319,45 @@ class _HostKeyPolicy(paramiko.MissingHostKeyPolicy):
         check_host_key(self._name, self._login, key.get_name(), key.asbytes())
 
 
-def close_client(client: paramiko.SSHClient) -> None:
-    """Hang up at once and see the connection's thread off. Idempotent."""
+class _JumpSocket:
+    """A jump host's channel to a node, as a socket whose end does not depend on the jump host."""
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self._channel = channel
+        self.send = channel.send
+        self.recv = channel.recv
+        self.settimeout = channel.settimeout
+
+    @property
+    def _closed(self) -> bool:  # what paramiko asks a socket
+        return self._channel.closed
+
+    def end(self) -> None:
+        """Make who reads see the end; nothing is sent to the jump host, who may not listen."""
+        self._channel.in_buffer.close()
+
+    def close(self) -> None:
+        """Close the channel. Idempotent."""
+        try:
+            self._channel.close()
+        except HOST_ERRORS as exc:
+            _log.debug("closing a channel of a jump host that is gone: %s", exc)
+
+
+def _end_stream(sock: socket.socket | _JumpSocket | ProxySocket) -> None:
+    """Make who reads or writes a stream stop at once; nothing is sent and nobody waited for."""
+    if isinstance(sock, socket.socket):
+        sock.shutdown(socket.SHUT_RDWR)
+    else:
+        sock.end()
+
+
+def _see_off(client: paramiko.SSHClient) -> None:
+    """Free what a connection has that was cut: its socket and its thread. Idempotent."""
     transport = client.get_transport()
     if transport is None:
         return
-    sock = transport.sock
-    try:
-        # Wakes the reading thread, which would look up only every 0.1 s.
-        if isinstance(sock, paramiko.Channel):
-            sock.close()
-        else:
-            sock.shutdown(socket.SHUT_RDWR)
-    except (OSError, EOFError) as exc:
-        _log.debug("hanging up on a connection that is gone: %s", exc)
-    client.close()
-    sock.close()
     if transport.ident is not None:
         transport.join(_THREAD_END_S)
-
-
-def translate(name: str, exc: BaseException) -> NodeError:
-    """Say in our words what paramiko or the system said about a host.
-
-    Args:
-        name: The node's name.
-        exc: What was raised.
-
-    Returns:
-        The error to raise in its place; one of ours stays as it is.
-    """
-    if isinstance(exc, NodeError):
-        return exc
-    if isinstance(exc, paramiko.BadHostKeyException):
-        return HostKeyError(name, f"the host key of {exc.hostname} is not the one on record")
-    if isinstance(exc, (paramiko.AuthenticationException, EncryptedKeyError)):
-        return AuthenticationFailedError(name, f"the login was refused: {exc}")
-    return ConnectionFailedError(name, _describe(exc))
-
-
-def _describe(exc: BaseException) -> str:  # noqa: PLR0911 - a table
-    if isinstance(exc, paramiko.ProxyCommandFailure):
-        return f"ProxyCommand {exc.command!r} failed: {exc.error}"
-    if isinstance(exc, paramiko.ChannelException):
-        return f"the node opened no session: {exc.text} (MaxSessions?)"
-    if isinstance(exc, IncompatiblePeer):
-        return f"the node's sshd and paramiko have no algorithm in common: {exc}"
-    if isinstance(exc, socket.gaierror):
-        return f"its name does not resolve: {exc.strerror}"
-    if isinstance(exc, TimeoutError):
-        text = str(exc) or "no answer in time"
-        return text if "timed out" in text else f"timed out: {text}"
-    if isinstance(exc, EOFError):
-        return "the node closed the connection"
-    if isinstance(exc, OSError):
-        text = exc.strerror or str(exc) or type(exc).__name__
-        return text[:1].lower() + text[1:] if exc.errno is not None else text
-    if isinstance(exc, paramiko.SSHException) and "banner" in str(exc):
-        return "the connection was closed before sshd answered (too many logins, or no sshd there)"
-    return f"SSH failed: {exc or type(exc).__name__}"
+    client.close()
+    transport.sock.close()

@@ -2,50 +2,112 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from allot import paths, script
+from allot import environment, paths, script
+from allot.environment import Rendezvous
 from allot.errors import TaskConfigError
 from allot.lifecycle import Placement
 from allot.model import NodeTaskConfig, Params, Task
 from allot.script import Launch
+from allot.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 TaskFactory: TypeAlias = Callable[[NodeTaskConfig], Task | str | Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all tasks of a job have in common."""
+    """What all tasks of a job have in common.
 
-    job_name: str
+    Attributes:
+        job_id: Identifier of this run of the job.
+        nnodes: Number of nodes used.
+        ntasks: Number of tasks.
+        settings: What the user asked for.
+        variables: The user's variables, those passed on included.
+    """
+
     job_id: str
-    output_dir: Path
     nnodes: int
     ntasks: int
-    cpus_per_task: int
+    settings: Settings
+    variables: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Place:
-    """A node as its tasks see it: its name, its number, its slots."""
+    """A node as its tasks see it.
+
+    Attributes:
+        node_name: Its name.
+        node_id: Its number among the nodes used.
+        slots: How many tasks it holds at once while nobody else uses it.
+        gpu_vendor: Whose GPUs it has, None where that is not known.
+    """
 
     node_name: str
     node_id: int
     slots: int
+    gpu_vendor: str | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The tasks of a job that are one torch process group.
+
+    Attributes:
+        rendezvous: Where they meet.
+        sizes: Number of tasks on each node, by ``node_id``.
+        gpus: The GPUs they hold together on each node.
+    """
+
+    rendezvous: Rendezvous
+    sizes: Mapping[int, int]
+    gpus: Mapping[int, Sequence[int]]
 
 
 class Launcher:
     """Makes each task for its place; called by one thread at a time."""
 
-    def __init__(self, job: Job, task_factory: TaskFactory) -> None:
+    def __init__(
+        self, job: Job, task_factory: TaskFactory, node_names: Sequence[str], group: Group | None
+    ) -> None:
+        """Take over a job.
+
+        Args:
+            job: What its tasks have in common.
+            task_factory: Makes them.
+            node_names: The nodes used, by ``node_id``.
+            group: Set where the tasks are one torch process group.
+        """
         self._job = job
         self._task_factory = task_factory
+        self._node_names = node_names
+        self._group = group
         self._owners: dict[Path, int] = {}
         self._folders: set[Path] = set()
+
+    def prelude(self, place: Place) -> str:
+        """The Bash that prepares a node for tasks."""
+        settings = self._job.settings
+        config = self._config(Placement(0, place.node_id, 0), place, None, 0)
+        variables = {**environment.job_variables(config), **self._job.variables}
+        cpus = settings.cpus_per_task
+        return script.prelude(
+            paths.node_directory(self._job.job_id, place.node_name),
+            variables,
+            defaults={} if cpus is None else {"OMP_NUM_THREADS": str(cpus)},
+            nice=settings.nice,
+            login_shell=settings.login_shell,
+            time_limit=settings.time_limit,
+        )
 
     def prepare(self, placement: Placement, place: Place, params: Params, attempt: int) -> Launch:
         """Make a task for its place.
@@ -56,34 +118,58 @@ class Launcher:
         """
         config = self._config(placement, place, params, attempt)
         task = _as_task(self._task_factory(config), config)
-        output_file = _absolute(task.output_file) or paths.default_output(
-            self._job.output_dir, config.proc_id
-        )
+        settings = self._job.settings
+        output_file = _absolute(task.output_file) or self._default_output(config.proc_id)
         launch = Launch(
             proc_id=config.proc_id,
             attempt=attempt,
             local_id=config.local_id,
             output_file=output_file,
             error_file=_absolute(task.error_file),
-            cwd=task.cwd,
-            env={**script.param_variables(params), **task.env},
-            script=script.task_script(task.cmds),
+            cwd=task.cwd or settings.cwd,
+            env=self._task_variables(config, place) | dict(task.env),
+            script=script.task_script(task.cmds, setup=settings.setup),
         )
-        script.launch_script([launch])
+        script.launch_script([launch])  # what cannot be quoted is refused here, not when it is sent
         self._own_files(launch)
         return launch
 
-    def variables(self, place: Place) -> Mapping[str, str]:
-        """What every task of a node has in its environment."""
-        return script.job_variables(self._config(Placement(0, place.node_id, 0), place, None, 0))
+    def note_failure(self, proc_id: int, text: str) -> Path | None:
+        """Write why a task could not be made where its output would be.
+
+        Returns:
+            The file, or None where it could not be written.
+        """
+        output = self._default_output(proc_id)
+        try:
+            output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            _log.warning("%s cannot be written: %s", output, error)
+            return None
+        return output
+
+    def _default_output(self, proc_id: int) -> Path:
+        return paths.default_output(self._job.settings.output_dir, proc_id)
+
+    def _task_variables(self, config: NodeTaskConfig, place: Place) -> dict[str, str]:
+        group, node_id = self._group, config.node_id
+        variables = environment.param_variables(config.params)
+        visible: Sequence[int] = config.gpu_ids
+        if "slurm" in self._job.settings.export:
+            variables |= environment.slurm_variables(config, self._node_names)
+        if group is not None:
+            variables |= environment.torch_variables(config, group.rendezvous, group.sizes[node_id])
+            visible = group.gpus[node_id]
+        return variables | environment.gpu_variables(config.gpu_ids, visible, place.gpu_vendor)
 
     def _config(
         self, placement: Placement, place: Place, params: Params, attempt: int
     ) -> NodeTaskConfig:
+        settings = self._job.settings
         return NodeTaskConfig(
-            job_name=self._job.job_name,
+            job_name=settings.job_name,
             job_id=self._job.job_id,
-            output_dir=self._job.output_dir,
+            output_dir=settings.output_dir,
             node_name=place.node_name,
             node_id=place.node_id,
             proc_id=placement.proc_id,
@@ -91,13 +177,15 @@ class Launcher:
             nnodes=self._job.nnodes,
             ntasks=self._job.ntasks,
             ntasks_per_node=place.slots,
-            cpus_per_task=self._job.cpus_per_task,
+            cpus_per_task=settings.cpus_per_task or 1,
+            gpu_ids=placement.gpu_ids,
             attempt=attempt,
             params=params,
         )
 
     def _own_files(self, launch: Launch) -> None:
-        files = [file for file in (launch.output_file, launch.error_file) if file is not None]
+        written = [file for file in (launch.output_file, launch.error_file) if file is not None]
+        files = [file for file in written if not _is_special(file)]
         for file in files:
             owner = self._owners.setdefault(file, launch.proc_id)
             if owner != launch.proc_id or len(files) != len(set(files)):
@@ -128,3 +216,8 @@ def _as_task(made: object, config: NodeTaskConfig) -> Task:
 
 def _absolute(file: Path | None) -> Path | None:
     return None if file is None else Path(os.path.abspath(file.expanduser()))
+
+
+def _is_special(file: Path) -> bool:
+    """Whether a file is one that many may write to, such as ``/dev/null``."""
+    return file.exists() and not (file.is_file() or file.is_dir())

@@ -1,16 +1,18 @@
 """How a task's state changes: the one table, and the ledger that keeps to it.
 
 Rules: pure; a state changes nowhere else. An event that a task's state does not allow raises
-:class:`~allot.errors.LifecycleError` and changes nothing; a final state absorbs nothing.
+:class:`~allot.errors.LifecycleError` and changes nothing; a final state absorbs nothing, but may
+be queued once more on request. No operation costs more because there are more tasks.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from itertools import islice
+from heapq import merge
+from itertools import count, islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -27,42 +29,58 @@ class TaskEvent(Enum):
     PROGRESSED = "progressed"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
+    TIMED_OUT = "timed out"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    REQUEUED = "requeued"
 
 
 TRANSITIONS: Mapping[tuple[TaskState, TaskEvent], TaskState] = MappingProxyType(
     {
         (TaskState.PENDING, TaskEvent.PLACED): TaskState.RUNNING,
+        (TaskState.PENDING, TaskEvent.CANCELLED): TaskState.CANCELLED,
         (TaskState.RUNNING, TaskEvent.STARTED): TaskState.RUNNING,
         (TaskState.RUNNING, TaskEvent.PROGRESSED): TaskState.RUNNING,
         (TaskState.RUNNING, TaskEvent.SUCCEEDED): TaskState.COMPLETED,
         (TaskState.RUNNING, TaskEvent.FAILED): TaskState.FAILED,
+        (TaskState.RUNNING, TaskEvent.TIMED_OUT): TaskState.TIMEOUT,
+        (TaskState.RUNNING, TaskEvent.CANCELLED): TaskState.CANCELLED,
+        (TaskState.RUNNING, TaskEvent.LOST): TaskState.NODE_FAIL,
+        (TaskState.COMPLETED, TaskEvent.REQUEUED): TaskState.PENDING,
+        (TaskState.FAILED, TaskEvent.REQUEUED): TaskState.PENDING,
+        (TaskState.TIMEOUT, TaskEvent.REQUEUED): TaskState.PENDING,
+        (TaskState.CANCELLED, TaskEvent.REQUEUED): TaskState.PENDING,
+        (TaskState.NODE_FAIL, TaskEvent.REQUEUED): TaskState.PENDING,
     }
 )
 
 
 @dataclass(frozen=True)
 class Placement:
-    """A task's place: a slot of a node."""
+    """A task's place: a slot of a node, and the GPUs it holds there."""
 
     proc_id: int
     node_id: int
     local_id: int
+    gpu_ids: tuple[int, ...] = ()
 
 
 class Ledger:
-    """Every task of a job, which of them wait, and which slots are taken.
-
-    Each change costs the same however many tasks there are.
-    """
+    """Every task of a job, which of them wait, and which slots and GPUs are taken."""
 
     def __init__(self, params: Sequence[Params]) -> None:
         """Begin with one PENDING task for each entry of ``params``."""
         self._tasks = [TaskStatus(proc_id, params=entry) for proc_id, entry in enumerate(params)]
-        self._queue = deque(range(len(params)))
-        self._taken: dict[int, dict[int, int]] = {}
+        self._queue = _Queue(range(len(params)))
         self._places: dict[int, Placement] = {}
+        self._taken: dict[int, dict[int, int]] = {}
+        self._held: dict[int, dict[int, int]] = {}
+        self._avoids: dict[int, frozenset[int]] = {}
+        self._retried: dict[int, int] = {}
         self._counts = dict.fromkeys(TaskState, 0)
         self._counts[TaskState.PENDING] = len(params)
+        # One number of its own: other threads ask for is_final in the middle of a change.
+        self._unfinished = len(params)
 
     @property
     def tasks(self) -> tuple[TaskStatus, ...]:
@@ -72,7 +90,7 @@ class Ledger:
     @property
     def is_final(self) -> bool:
         """True when no task waits or runs."""
-        return not self._counts[TaskState.PENDING] and not self._counts[TaskState.RUNNING]
+        return not self._unfinished
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -86,32 +104,58 @@ class Ledger:
 
     def waiting(self, most: int) -> tuple[int, ...]:
         """The first tasks in the queue, at most ``most``."""
-        return tuple(islice(self._queue, most))
+        return tuple(islice(self._queue.in_order(), most))
+
+    def lines(self) -> dict[frozenset[int], Iterable[tuple[int, int]]]:
+        """The queue as lines of tasks that avoid the same nodes, by these nodes.
+
+        No line is empty. Each has its tasks in order, as ``(proc_id, turn)``; between lines the
+        lower turn goes first.
+        """
+        return {avoid: line.items() for avoid, line in self._queue.lines.items()}
 
     def taken(self, node_id: int) -> Mapping[int, int]:
         """The slots in use on a node: ``local_id`` to ``proc_id``."""
         return MappingProxyType(self._taken.get(node_id, {}))
 
+    def held_gpus(self, node_id: int) -> Mapping[int, int]:
+        """The GPUs in use on a node: index to ``proc_id``."""
+        return MappingProxyType(self._held.get(node_id, {}))
+
+    def avoids(self, proc_id: int) -> frozenset[int]:
+        """The nodes on which a task failed and to which it is not to go again."""
+        return self._avoids.get(proc_id, frozenset())
+
+    def retried(self, proc_id: int) -> int:
+        """How often a task was retried since the user asked for it."""
+        return self._retried.get(proc_id, 0)
+
     def place(self, placement: Placement, node_name: str, output_file: Path | None) -> None:
-        """Give a PENDING task its slot.
+        """Give a PENDING task its slot and its GPUs.
 
         Raises:
-            LifecycleError: The task does not wait, or the slot is taken.
+            LifecycleError: The task does not wait, or the slot or a GPU is taken.
         """
         slots = self._taken.setdefault(placement.node_id, {})
         if placement.local_id in slots:
             raise LifecycleError(f"slot {placement.local_id} of {node_name} is taken")
+        gpus = self._held.setdefault(placement.node_id, {})
+        for gpu in placement.gpu_ids:
+            if gpu in gpus:
+                raise LifecycleError(f"GPU {gpu} of {node_name} is taken")
+        proc_id = placement.proc_id
         self._apply(
-            placement.proc_id,
+            proc_id,
             TaskEvent.PLACED,
             node_name=node_name,
             node_id=placement.node_id,
             local_id=placement.local_id,
             output_file=output_file,
         )
-        slots[placement.local_id] = placement.proc_id
-        self._places[placement.proc_id] = placement
-        self._queue.remove(placement.proc_id)
+        self._queue.remove(proc_id, self.avoids(proc_id))
+        self._places[proc_id] = placement
+        slots[placement.local_id] = proc_id
+        gpus.update(dict.fromkeys(placement.gpu_ids, proc_id))
 
     def start(self, proc_id: int, time: float) -> None:
         """Note that a task's process runs since ``time`` (Unix seconds)."""
@@ -123,22 +167,99 @@ class Ledger:
 
     def succeed(self, proc_id: int, time: float, reason: str = "") -> None:
         """End a task whose exit code was 0."""
-        self._end(proc_id, TaskEvent.SUCCEEDED, exit_code=0, ended_at=time, reason=reason)
+        self._end(proc_id, TaskEvent.SUCCEEDED, time, 0, reason)
 
     def fail(self, proc_id: int, time: float, exit_code: int | None, reason: str) -> None:
         """End a task that did not succeed, with its exit code where it has one."""
-        self._end(proc_id, TaskEvent.FAILED, exit_code=exit_code, ended_at=time, reason=reason)
+        self._end(proc_id, TaskEvent.FAILED, time, exit_code, reason)
 
-    def _end(self, proc_id: int, event: TaskEvent, **changes: Any) -> None:
-        self._apply(proc_id, event, **changes)
-        place = self._places.pop(proc_id)
+    def time_out(self, proc_id: int, time: float, exit_code: int | None, reason: str) -> None:
+        """End a task that was killed for its time limit."""
+        self._end(proc_id, TaskEvent.TIMED_OUT, time, exit_code, reason)
+
+    def cancel(
+        self, proc_id: int, time: float, exit_code: int | None = None, reason: str = ""
+    ) -> None:
+        """End a task that was cancelled, whether it ran or waited."""
+        self._end(proc_id, TaskEvent.CANCELLED, time, exit_code, reason)
+
+    def lose(self, proc_id: int, time: float, reason: str) -> None:
+        """End a task that went down with its node."""
+        self._end(proc_id, TaskEvent.LOST, time, None, reason)
+
+    def requeue(self, proc_id: int, avoid: frozenset[int] | None = None) -> None:
+        """Put a task that has ended at the end of the queue, as its next attempt.
+
+        Args:
+            proc_id: The task.
+            avoid: For a retry: the nodes it is not to go to where there are others. None: the
+                user asked for the task, what it met before is forgotten.
+        """
+        task = self._tasks[proc_id]
+        state = self._state_after(task, TaskEvent.REQUEUED)
+        if avoid is None:
+            self._retried.pop(proc_id, None)
+        else:
+            self._retried[proc_id] = self.retried(proc_id) + 1
+        if avoid:
+            self._avoids[proc_id] = avoid
+        else:
+            self._avoids.pop(proc_id, None)
+        self._queue.append(proc_id, self.avoids(proc_id))
+        self._replace(TaskStatus(proc_id, state, attempt=task.attempt + 1, params=task.params))
+
+    def _end(
+        self, proc_id: int, event: TaskEvent, time: float, exit_code: int | None, reason: str
+    ) -> None:
+        self._apply(proc_id, event, exit_code=exit_code, ended_at=time, reason=reason)
+        place = self._places.pop(proc_id, None)
+        if place is None:
+            self._queue.remove(proc_id, self.avoids(proc_id))
+            return
         del self._taken[place.node_id][place.local_id]
+        for gpu in place.gpu_ids:
+            del self._held[place.node_id][gpu]
 
     def _apply(self, proc_id: int, event: TaskEvent, **changes: Any) -> None:
         task = self._tasks[proc_id]
+        self._replace(replace(task, state=self._state_after(task, event), **changes))
+
+    def _state_after(self, task: TaskStatus, event: TaskEvent) -> TaskState:
         state = TRANSITIONS.get((task.state, event))
         if state is None:
-            raise LifecycleError(f"task {proc_id} is {task.state} and cannot be {event.value}")
-        self._counts[task.state] -= 1
-        self._counts[state] += 1
-        self._tasks[proc_id] = replace(task, state=state, **changes)
+            raise LifecycleError(f"task {task.proc_id} is {task.state} and cannot be {event.value}")
+        return state
+
+    def _replace(self, task: TaskStatus) -> None:
+        before = self._tasks[task.proc_id].state
+        self._tasks[task.proc_id] = task
+        self._counts[before] -= 1
+        self._counts[task.state] += 1
+        self._unfinished += before.is_final - task.state.is_final
+
+
+class _Queue:
+    """The tasks that wait, in lines by the nodes they avoid.
+
+    An ``OrderedDict`` gives up an entry anywhere, and its first one, at the same cost however
+    many there are (a plain dict steps over all that was deleted before its first).
+    """
+
+    def __init__(self, proc_ids: Sequence[int]) -> None:
+        self._turns = count(len(proc_ids))
+        self.lines: dict[frozenset[int], OrderedDict[int, int]] = {}
+        if proc_ids:
+            self.lines[frozenset()] = OrderedDict(zip(proc_ids, count()))
+
+    def append(self, proc_id: int, avoid: frozenset[int]) -> None:
+        self.lines.setdefault(avoid, OrderedDict())[proc_id] = next(self._turns)
+
+    def remove(self, proc_id: int, avoid: frozenset[int]) -> None:
+        line = self.lines[avoid]
+        del line[proc_id]
+        if not line:
+            del self.lines[avoid]
+
+    def in_order(self) -> Iterable[int]:
+        entries = merge(*(line.items() for line in self.lines.values()), key=lambda one: one[1])
+        return (proc_id for proc_id, _ in entries)

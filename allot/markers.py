@@ -13,6 +13,10 @@ import re
 from allot.model import Progress
 
 _DIGITS = 60
+
+MOST_MARKER_BYTES = 128
+"""No marker is longer."""
+
 # The longest piece of a marker that may still become whole: \x02, step, "/", total.
 _LONGEST_OPEN = 1 + _DIGITS + 1 + _DIGITS
 

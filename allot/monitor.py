@@ -1,8 +1,8 @@
-"""The thread that watches a job: it alone changes the ledger, and it decides by the scheduler.
+"""The thread that watches a job: it alone has the foreman change the ledger.
 
 Rules: pool workers take a driver through a turn and put what it brought on the monitor's queue;
-the monitor applies it, plans, and sends out what is due. Everyone else reads snapshots. A node
-that does not answer costs a worker, never the monitor.
+the monitor has it applied, and sends out what is due. Users' orders come by the same queue.
+Everyone else reads snapshots. A node that does not answer costs a worker, never the monitor.
 """
 
 from __future__ import annotations
@@ -10,89 +10,108 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import random
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, Future
+from typing import Any, TypeAlias, TypeVar
 
-from allot.driver import Began, NodeDriver, Report, Stepped, Turn
-from allot.errors import NodeError
-from allot.launcher import Launcher, Place
-from allot.lifecycle import Ledger, Placement
-from allot.model import NodeState, NodeStatus, TaskState, TaskStatus
+from allot.driver import Mail, Turn
+from allot.errors import AllotError, ConnectionFailedError
+from allot.foreman import Foreman
+from allot.lifecycle import Placement
+from allot.model import NodeStatus, TaskState, TaskStatus
 from allot.output import Reader
-from allot.scheduler import Distribution, NodeSlots, plan
 from allot.script import Launch
+from allot.seats import Seat
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
-_FIRST_RETRY_S = 1.0
-_LAST_RETRY_S = 30.0
 _IDLE_S = 0.5
+_ORDER_S = 30.0
+_MOST_BROKEN_AT_ONCE = 64
+_SPARE_RETRY_S = 30.0
 
-
-@dataclass
-class Seat:
-    """A node as the monitor drives it."""
-
-    driver: NodeDriver
-    place: Place
-    status: NodeStatus
-    inbox: list[Launch] = field(default_factory=list)
-    due: float | None = None
-    under_way: bool = False
-    sends: bool = False
-    failures: int = 0
+Recruit: TypeAlias = Callable[[int], Seat | None]
+_Item: TypeAlias = Callable[[], None]
 
 
 class Monitor:
-    """Watches and feeds the nodes of one job until every task is final, or it is closed."""
+    """Watches and feeds the nodes of one job until it is stopped.
+
+    Attributes:
+        changed: Notified whenever something may have changed.
+        error: What ended the monitor before its time, or None.
+        final_at: When the last task ended (monotonic clock), None while one waits or runs.
+    """
 
     def __init__(
         self,
-        ledger: Ledger,
-        launcher: Launcher,
+        foreman: Foreman,
         pool: Executor,
-        seats: Sequence[Seat],
-        distribution: Distribution,
+        *,
+        recruit: Recruit,
+        hang_up: Callable[[], None],
     ) -> None:
-        """Take over a job; nothing happens before :meth:`start`."""
+        """Take over a job; nothing happens before :meth:`start`.
+
+        Args:
+            foreman: Its tasks and nodes.
+            pool: Where turns are taken.
+            recruit: Finds a spare and makes it the node of that number; run in the pool.
+            hang_up: Closes all connections.
+        """
         self.changed = threading.Condition()
         self.error: BaseException | None = None
         self.final_at: float | None = None
-        self._ledger = ledger
-        self._launcher = launcher
+        self._foreman = foreman
         self._pool = pool
-        self._distribution = distribution
-        self._seats = {seat.place.node_id: seat for seat in seats}
-        self._turns: queue.SimpleQueue[tuple[int, Turn | BaseException] | None] = (
-            queue.SimpleQueue()
-        )
+        self._recruit = recruit
+        self._hang_up = hang_up
+        self._recruiting = False
+        self._recruit_at = 0.0
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="allot-monitor", daemon=True)
 
     def start(self, wave: Sequence[tuple[Placement, Launch]]) -> None:
         """Send out the first wave and begin to watch."""
         for placement, launch in wave:
-            self._send(placement, launch)
+            self._foreman.send(placement, launch)
         self._thread.start()
+
+    # What others read: snapshots.
 
     @property
     def tasks(self) -> tuple[TaskStatus, ...]:
         """Every task as it stands."""
-        return self._ledger.tasks
+        return self._foreman.ledger.tasks
 
     @property
     def nodes(self) -> tuple[NodeStatus, ...]:
         """Every node used as it stands, by ``node_id``."""
-        return tuple(seat.status for seat in self._seats.values())
+        return tuple(seat.status for seat in list(self._foreman.seats.values()))
 
     @property
     def is_final(self) -> bool:
         """True when no task waits or runs."""
-        return self._ledger.is_final
+        return self.final_at is not None
+
+    @property
+    def ended(self) -> Sequence[TaskStatus]:
+        """The tasks that ended so far, in that order; it only grows."""
+        return self._foreman.ended
+
+    def count(self, state: TaskState) -> int:
+        """Number of tasks in a state."""
+        return self._foreman.ledger.count(state)
+
+    @property
+    def unheard(self) -> int:
+        """Tasks that were placed and may not have started: their node was not heard since."""
+        running = (task for task in self.tasks if task.state is TaskState.RUNNING)
+        return sum(task.started_at is None for task in running)
 
     def output_reader(self, node_id: int) -> Reader:
         """Reads the outputs of tasks that run on a node.
@@ -100,149 +119,177 @@ class Monitor:
         Raises:
             ConnectionFailedError: The node is out of reach.
         """
-        return self._seats[node_id].driver.output_reader
+        return self._foreman.seats[node_id].driver.output_reader
 
-    def count(self, state: TaskState) -> int:
-        """Number of tasks in a state."""
-        return self._ledger.count(state)
-
-    def wait_until_final(self, timeout: float) -> None:
-        """Block until no task waits or runs, or ``timeout`` seconds."""
+    def wait_for(self, condition: Callable[[], bool], timeout: float) -> bool:
+        """Block until a condition holds or the monitor has ended, ``timeout`` seconds at most."""
         with self.changed:
-            self.changed.wait_for(lambda: self.error is not None or self.is_final, timeout)
+            return self.changed.wait_for(lambda: self.error is not None or condition(), timeout)
+
+    def wait_for_end(self, seen: int, timeout: float) -> None:
+        """Block until more than ``seen`` tasks have ended or all have, or ``timeout`` seconds."""
+        self.wait_for(lambda: len(self.ended) > seen or self.is_final, timeout)
 
     def wait_until_sent(self, timeout: float) -> None:
-        """Block until nothing that was placed is still to be sent, or ``timeout`` seconds."""
-
-        def is_sent() -> bool:
-            return self.error is not None or not any(
-                seat.inbox or (seat.under_way and seat.sends) for seat in self._seats.values()
-            )
-
-        with self.changed:
-            self.changed.wait_for(is_sent, timeout)
+        """Block until each placed task was on its way once, or ``timeout`` seconds."""
+        self.wait_for(
+            lambda: (
+                not any(
+                    seat.sends or (seat.inbox and seat.is_reachable)
+                    for seat in list(self._foreman.seats.values())
+                )
+            ),
+            timeout,
+        )
 
     def stop(self, timeout: float) -> None:
         """End the thread; turns under way are left to their workers."""
         self._closing.set()
-        self._turns.put(None)
+        self._queue.put(None)
         if self._thread.ident is not None:
             self._thread.join(timeout)
+
+    def release(self) -> None:
+        """Let go of what was under way to the client; no turn may be under way any more."""
+        for seat in self._foreman.seats.values():
+            seat.driver.release()
+
+    # What users order.
+
+    def cancel(self, proc_ids: Iterable[int] | None, grace: float, reason: str) -> None:
+        """Order tasks to be cancelled (None: all); what has ended is left as it is."""
+        self._order(lambda: self._foreman.cancel(proc_ids, grace, reason))
+
+    def rerun(self, proc_ids: Iterable[int] | None) -> int:
+        """Queue tasks once more (None: all that ended other than COMPLETED); how many."""
+        return self._order(lambda: self._foreman.requeue(proc_ids))
+
+    def drain(self, node_name: str) -> None:
+        """Give a node nothing new."""
+        self._order(lambda: self._foreman.seat(node_name).drain("drained by the user"))
+
+    def resume(self, node_name: str) -> None:
+        """Use a node again."""
+        self._order(lambda: self._foreman.seat(node_name).resume())
+
+    def down(self, node_name: str) -> None:
+        """Give a node up at the user's word: its tasks are NODE_FAIL."""
+        self._order(lambda: self._foreman.give_up(self._foreman.seat(node_name)))
+
+    def _order(self, order: Callable[[], _T]) -> _T:
+        """Have something done by the monitor's thread.
+
+        Raises:
+            AllotError: Nobody watches the job any more.
+        """
+        if self.error is not None or self._closing.is_set():
+            raise AllotError("the job is not watched any more: nothing can be ordered")
+        done: Future[_T] = Future()
+
+        def carry_out() -> None:
+            try:
+                result = order()
+            except AllotError as error:
+                done.set_exception(error)
+                return
+            self._publish()  # before anyone can ask what came of it
+            done.set_result(result)
+
+        self._queue.put(carry_out)
+        try:
+            return done.result(timeout=_ORDER_S)
+        except TimeoutError:
+            raise AllotError("the monitor did not take the order in time") from None
+
+    # What the thread does.
 
     def _run(self) -> None:
         try:
             while not self._closing.is_set():
                 self._dispatch()
                 self._collect(self._seconds_to_next_turn())
-                self._fill_slots()
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+                self._foreman.fill_slots()
+                self._replace_lost_nodes()
+                self._publish()
+        except BaseException as error:
             _log.exception("the monitor stopped")
             self.error = error
+            self._publish()
+
+    def _publish(self) -> None:
         with self.changed:
+            if not self._foreman.ledger.is_final:
+                self.final_at = None
+            elif self.final_at is None:
+                self.final_at = time.monotonic()
             self.changed.notify_all()
 
     def _dispatch(self) -> None:
         now = time.monotonic()
-        for node_id, seat in self._seats.items():
-            is_due = seat.due is not None and seat.due <= now
-            has_mail = bool(seat.inbox) and seat.status.state is not NodeState.UNREACHABLE
-            if seat.under_way or not (is_due or has_mail):
+        seats = self._foreman.seats.values()
+        broken = sum(seat.under_way and not seat.is_reachable for seat in seats)
+        for seat in seats:
+            if not seat.is_due(now):
                 continue
-            launches, seat.inbox = seat.inbox, []
-            seat.due, seat.under_way, seat.sends = None, True, bool(launches)
-            self._pool.submit(self._take_turn, node_id, seat.driver, launches)
+            if not seat.is_reachable:
+                if broken >= _MOST_BROKEN_AT_ONCE:
+                    continue
+                broken += 1
+            self._submit(self._take_turn, seat, seat.take_mail())
 
-    def _take_turn(self, node_id: int, driver: NodeDriver, launches: Sequence[Launch]) -> None:
+    def _submit(self, work: Callable[..., None], *arguments: Any) -> None:
         try:
-            self._turns.put((node_id, driver.turn(launches)))
-        except BaseException as error:  # noqa: BLE001 - raised again in the monitor
-            self._turns.put((node_id, error))
+            self._pool.submit(work, *arguments)
+        except RuntimeError:  # the interpreter is on its way out
+            self._closing.set()
+
+    def _take_turn(self, seat: Seat, mail: Mail) -> None:
+        try:
+            turn = seat.driver.turn(mail)
+        except Exception as error:
+            _log.exception("%s: a turn failed", seat.place.node_name)
+            seat.driver.node.close()
+            why = ConnectionFailedError(seat.place.node_name, f"unexpected: {error!r}")
+            turn = Turn((), None, error=why)
+        self._queue.put(lambda: self._foreman.apply(seat, turn))
 
     def _seconds_to_next_turn(self) -> float:
-        due = [
-            seat.due for seat in self._seats.values() if seat.due is not None and not seat.under_way
-        ]
-        return max(0.0, min(due) - time.monotonic()) if due else _IDLE_S
+        now = time.monotonic()
+        waits = [_IDLE_S]
+        for seat in self._foreman.seats.values():
+            if seat.due is not None and not seat.under_way:
+                waits.append(seat.due - now)
+        return max(0.0, min(waits))
 
     def _collect(self, timeout: float) -> None:
         with contextlib.suppress(queue.Empty):
-            item = self._turns.get(timeout=min(timeout, _IDLE_S))
+            item = self._queue.get(timeout=timeout)
             while item is not None:
-                self._apply(*item)
-                item = self._turns.get_nowait()
-        if self.final_at is None and self.is_final:
-            self.final_at = time.monotonic()
-        with self.changed:
-            self.changed.notify_all()
+                item()
+                item = self._queue.get_nowait()
+        if not threading.main_thread().is_alive():
+            self._closing.set()  # nobody closed the cluster, and the pool is being joined
+            self._hang_up()
 
-    def _apply(self, node_id: int, turn: Turn | BaseException) -> None:
-        if isinstance(turn, BaseException):
-            raise turn
-        seat = self._seats[node_id]
-        seat.under_way = seat.sends = False
-        for report in turn.reports:
-            self._apply_report(report)
+    def _replace_lost_nodes(self) -> None:
         now = time.monotonic()
-        if turn.error is not None:
-            seat.failures += 1
-            seat.due = now + _retry_delay(seat.failures)
-            self._mark_unreachable(seat, turn.error)
-        else:
-            seat.failures = 0
-            seat.due = None if turn.pause is None else now + turn.pause
-            if seat.status.state is NodeState.UNREACHABLE:
-                seat.status = replace(seat.status, state=NodeState.READY, reason="")
-
-    def _apply_report(self, report: Report) -> None:
-        if self._ledger[report.proc_id].attempt != report.attempt:
+        if self._recruiting or now < self._recruit_at or not self._foreman.lacks_nodes:
             return
-        if isinstance(report, Began):
-            self._ledger.start(report.proc_id, report.time)
-        elif isinstance(report, Stepped):
-            self._ledger.progress(report.proc_id, report.progress)
-        elif report.exit_code == 0:
-            self._ledger.succeed(report.proc_id, report.time, report.reason)
-        else:
-            self._ledger.fail(report.proc_id, report.time, report.exit_code, report.reason)
+        self._recruiting = True
+        self._submit(self._find_spare, len(self._foreman.seats))
 
-    def _mark_unreachable(self, seat: Seat, error: NodeError) -> None:
-        if seat.status.state is NodeState.UNREACHABLE:
-            return
-        since = time.strftime("%H:%M:%S")
-        _log.warning("%s is out of reach: %s", seat.place.node_name, error.reason)
-        seat.status = replace(
-            seat.status, state=NodeState.UNREACHABLE, reason=f"since {since}: {error.reason}"
-        )
-
-    def _fill_slots(self) -> None:
-        if not self.count(TaskState.PENDING):
-            return
-        nodes = [
-            NodeSlots(node_id, seat.status.state, seat.place.slots)
-            for node_id, seat in self._seats.items()
-        ]
-        for placement in plan(self._ledger, nodes, self._distribution):
-            self._place(placement)
-
-    def _place(self, placement: Placement) -> None:
-        place = self._seats[placement.node_id].place
-        task = self._ledger[placement.proc_id]
+    def _find_spare(self, node_id: int) -> None:
         try:
-            launch = self._launcher.prepare(placement, place, task.params, task.attempt)
-        except Exception as error:  # noqa: BLE001 - the user's own code
-            self._ledger.place(placement, place.node_name, None)
-            reason = f"task_factory: {type(error).__name__}: {error}"
-            self._ledger.fail(placement.proc_id, time.time(), None, reason)
-            _log.exception("task %d could not be made", placement.proc_id)
+            seat = self._recruit(node_id)
+        except Exception:
+            _log.exception("no spare could be asked")
+            seat = None
+        self._queue.put(lambda: self._welcome(seat))
+
+    def _welcome(self, seat: Seat | None) -> None:
+        self._recruiting = False
+        if seat is None:
+            self._recruit_at = time.monotonic() + _SPARE_RETRY_S
         else:
-            self._send(placement, launch)
-
-    def _send(self, placement: Placement, launch: Launch) -> None:
-        seat = self._seats[placement.node_id]
-        self._ledger.place(placement, seat.place.node_name, launch.output_file)
-        seat.inbox.append(launch)
-
-
-def _retry_delay(failures: int) -> float:
-    longest = min(_LAST_RETRY_S, _FIRST_RETRY_S * 2.0 ** min(failures - 1, 10))
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
+            _log.warning("%s steps in", seat.place.node_name)
+            self._foreman.seats[seat.place.node_id] = seat

@@ -3,7 +3,8 @@
 Rules: above this module nobody sees paramiko; what goes wrong is a ``NodeError`` with the node's
 name, or an ``OSError`` where a single file is to blame. Every call is bounded in time, and a
 connection that did not answer in time counts as broken and is closed; ``connect`` makes a new
-one. At most two channels are open at a time, far from sshd's MaxSessions of 10.
+one. At most two channels are open at a time, far from sshd's MaxSessions of 10. Closing, of a node
+or of its gateway, stops what other threads have under way, a ``connect`` too.
 
 The kept-open Bash spares each request the login shell with its rc files (seconds, often). It is
 told a request's length first and runs nothing of one that did not arrive whole: a client that
@@ -13,18 +14,18 @@ dies in the middle of ``rm -rf /scratch/me/run7`` must not have removed ``/scrat
 from __future__ import annotations
 
 import logging
-import re
-import secrets
 import threading
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import paramiko
 
-from allot.errors import ConnectionFailedError
-from allot.gateway import HOST_ERRORS, Gateway, close_client, translate
+from allot.errors import ConfigError, ConnectionFailedError, NodeError
+from allot.faults import HOST_ERRORS, translate
+from allot.gateway import Connection, Gateway
 from allot.sftp import FileRead, FileStat, PipelinedSFTP
+from allot.shell import KeptShell
 from allot.sshconfig import Login
 
 __all__ = ["FileRead", "FileStat", "Gateway", "Node"]
@@ -32,14 +33,7 @@ __all__ = ["FileRead", "FileStat", "Gateway", "Node"]
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-_CHUNK = 64 * 1024
-_STDERR_KEPT = 4096
-_LOOSE_KEPT = 64 * 1024
-_STDERR_LOOK_S = 0.5
-_NOT_FOUND = 127
-_STATUS_WAIT_S = 0.5
-_EMPTY_ANSWERS = b"\n" * 8
-_NOTICE = re.compile(rb"\x1eallot ([^\n]*)\n")
+_GIVEN_UP = "the connection was given up"
 
 
 class Node:
@@ -66,20 +60,25 @@ class Node:
     def __init__(self, name: str, login: Login, *, gateway: Gateway, timeout: float = 10.0) -> None:
         self.name = name
         self.login = login
-        self.has_sftp: bool | None = None
         self._gateway = gateway
         self._timeout = timeout
-        self._client: paramiko.SSHClient | None = None
-        self._shell: _Shell | None = None
-        self._sftp: PipelinedSFTP | None = None
+        self._lock = threading.Lock()  # over the next two, and never held for long
+        self._line: Connection | None = None
+        self._session: _Session | None = None
         self._shell_lock = threading.Lock()
         self._sftp_lock = threading.Lock()
 
     @property
     def is_connected(self) -> bool:
         """False once the connection is known to be gone; True is no promise."""
-        shell = self._shell
-        return shell is not None and shell.is_open
+        session = self._session
+        return session is not None and session.shell.is_open
+
+    @property
+    def has_sftp(self) -> bool | None:
+        """Whether this connection has SFTP; None where it was not asked for yet."""
+        session = self._session
+        return None if session is None else session.has_sftp
 
     def connect(self) -> None:
         """Connect, check the host key, log in, and start the Bash that is kept open.
@@ -87,28 +86,46 @@ class Node:
         A connection that is there already is closed first.
 
         Raises:
-            ConnectionFailedError: No connection, or no Bash at its end.
+            ConnectionFailedError: No connection, or no Bash at its end; or ``close`` was called
+                meanwhile, here or of the gateway.
             AuthenticationFailedError: The login was refused.
             HostKeyError: The host key is unknown, revoked or another one.
         """
         self.close()
-        client = self._gateway.open(self.name, self.login, self._timeout)
+        line = Connection()
+        with self._lock:
+            self._line = line
         try:
-            with self._gateway.watchdog.bound(self._timeout, lambda: close_client(client)) as guard:
-                try:
-                    shell = _Shell(_open_session(client, self._timeout))
-                    shell.start(guard.deadline)
-                except HOST_ERRORS as exc:
-                    if guard.expired or isinstance(exc, TimeoutError):
-                        raise ConnectionFailedError(
-                            self.name,
-                            f"its login shell did not answer within {self._timeout:g} s",
-                        ) from exc
-                    raise translate(self.name, exc) from exc
+            client = self._gateway.open(self.name, self.login, self._timeout, line)
+            session = _Session(line, client, self._start_shell(line, client))
+            with self._lock:
+                if line.is_cut:
+                    raise ConnectionFailedError(self.name, _GIVEN_UP)
+                self._session = session
         except BaseException:
-            close_client(client)
+            self._drop(line)
             raise
-        self._client, self._shell = client, shell
+
+    def _start_shell(self, line: Connection, client: paramiko.SSHClient) -> KeptShell:
+        with self._gateway.watchdog.bound(self._timeout, line.cut) as guard:
+            try:
+                shell = KeptShell(_open_session(client, self._timeout))
+                shell.start(guard.deadline)
+            except HOST_ERRORS as exc:
+                if guard.expired or isinstance(exc, TimeoutError):
+                    raise ConnectionFailedError(
+                        self.name, f"its login shell did not answer within {self._timeout:g} s"
+                    ) from exc
+                raise self._failure(line, exc) from exc
+        return shell
+
+    def _failure(self, line: Connection, exc: Exception, late: str = "") -> NodeError:
+        """What to raise for what went wrong on a connection, or for being ``late``."""
+        if late:
+            return translate(self.name, TimeoutError(late))
+        if line.is_cut:
+            return ConnectionFailedError(self.name, _GIVEN_UP)
+        return translate(self.name, exc)
 
     def request(self, script: str, *, timeout: float = 30.0) -> bytes:
         """Run a piece of Bash in the Bash that is kept open.
@@ -127,20 +144,26 @@ class Node:
         Raises:
             ConnectionFailedError: The connection broke, or there was no answer in time; it is
                 closed then, and whether the piece has run is not known.
+            ConfigError: There is a NUL character in it, which Bash cannot read; nothing ran.
         """
+        if "\0" in script:
+            place = script.index("\0")
+            raise ConfigError(
+                f"{self.name}: a request to Bash must hold no NUL character; character {place} is "
+                f"one, after {script[max(place - 20, 0) : place]!r}"
+            )
         with self._shell_lock:
-            client, shell = self._client, self._shell
-            if client is None or shell is None:
-                raise ConnectionFailedError(self.name, "not connected")
-            with self._gateway.watchdog.bound(timeout, lambda: self._drop(client)) as guard:
+            session = self._connected()
+            line = session.line
+            with self._gateway.watchdog.bound(timeout, line.cut) as guard:
                 try:
-                    return shell.request(script, guard.deadline)
+                    return session.shell.request(script, guard.deadline)
                 except HOST_ERRORS as exc:
-                    self._drop(client)
-                    if guard.expired or isinstance(exc, TimeoutError):
-                        late = TimeoutError(f"no answer within {timeout:g} s")
-                        raise translate(self.name, late) from exc
-                    raise translate(self.name, exc) from exc
+                    is_late = guard.expired or isinstance(exc, TimeoutError)
+                    late = f"no answer within {timeout:g} s" if is_late else ""
+                    failure = self._failure(line, exc, late)
+                    self._drop(line)
+                    raise failure from exc
 
     def take_notices(self) -> list[str]:
         r"""Take what background jobs have told since the last call, without waiting.
@@ -150,9 +173,10 @@ class Node:
         Returns:
             The texts, in the order they came.
         """
-        shell = self._shell
-        if shell is None:
+        session = self._session
+        if session is None:
             return []
+        shell = session.shell
         if self._shell_lock.acquire(blocking=False):  # else the request under way collects them
             try:
                 shell.listen()
@@ -163,6 +187,8 @@ class Node:
     def open_sftp(self) -> bool:
         """Open the SFTP session, unless it is open.
 
+        A connection that could not open one is not asked again.
+
         Returns:
             False where the node has none: switched off, or garbled by an rc file that prints.
 
@@ -170,30 +196,32 @@ class Node:
             ConnectionFailedError: The connection broke.
         """
         with self._sftp_lock:
-            client = self._client
-            if client is None:
-                raise ConnectionFailedError(self.name, "not connected")
-            if self._sftp is None:
-                self._sftp = self._start_sftp(client)
-            self.has_sftp = self._sftp is not None
-            return self.has_sftp
+            session = self._connected()
+            if session.has_sftp is None:
+                session.sftp = self._start_sftp(session)
+                session.has_sftp = session.sftp is not None
+            return session.has_sftp
 
-    def _start_sftp(self, client: paramiko.SSHClient) -> PipelinedSFTP | None:
-        channel: paramiko.Channel | None = None
-        try:
-            channel = _open_session(client, self._timeout)
-            with self._gateway.watchdog.bound(self._timeout, channel.close):
-                channel.settimeout(self._timeout)
-                channel.invoke_subsystem("sftp")
-                return PipelinedSFTP(channel)
-        except HOST_ERRORS as exc:
-            if channel is not None:
-                channel.close()
-            if not self.is_connected:
-                self._drop(client)
-                raise translate(self.name, exc) from exc
-            _log.info("%s: no SFTP: %s", self.name, exc)
-            return None
+    def _start_sftp(self, session: _Session) -> PipelinedSFTP | None:
+        line = session.line
+        with self._gateway.watchdog.bound(2 * self._timeout, line.cut) as whole:
+            channel: paramiko.Channel | None = None
+            try:
+                channel = _open_session(session.client, self._timeout)
+                with self._gateway.watchdog.bound(self._timeout, channel.event.set):
+                    channel.settimeout(self._timeout)
+                    channel.invoke_subsystem("sftp")
+                    return PipelinedSFTP(channel)
+            except HOST_ERRORS as exc:
+                if channel is not None:
+                    channel.close()
+                if self.is_connected and not line.is_cut:
+                    _log.info("%s: no SFTP: %s", self.name, exc)
+                    return None
+                late = "SFTP did not start" if whole.expired else ""
+                failure = self._failure(line, exc, late)
+                self._drop(line)
+                raise failure from exc
 
     def read_files(self, reads: Sequence[FileRead]) -> list[bytes | OSError]:
         """Read pieces of many files, in about one round trip for all of them.
@@ -234,28 +262,46 @@ class Node:
         if not self.open_sftp():
             raise ConnectionFailedError(self.name, "it has no SFTP")
         with self._sftp_lock:
-            client, sftp = self._client, self._sftp
-            if client is None or sftp is None:
+            session = self._connected()
+            if session.sftp is None:
                 raise ConnectionFailedError(self.name, "not connected")
             try:
-                return ask(sftp)
+                return ask(session.sftp)
             except HOST_ERRORS as exc:
-                self._drop(client)
-                raise translate(self.name, exc) from exc
+                failure = self._failure(session.line, exc)
+                self._drop(session.line)
+                raise failure from exc
 
-    def _drop(self, client: paramiko.SSHClient) -> None:
+    def _connected(self) -> _Session:
+        session = self._session
+        if session is None:
+            raise ConnectionFailedError(self.name, "not connected")
+        return session
+
+    def _drop(self, line: Connection) -> None:
         """Hang up on a connection that failed, and only on that: there may be a new one."""
-        if self._client is client:
-            self.close()
-        else:
-            close_client(client)
+        with self._lock:
+            if self._line is line:
+                self._line = self._session = None
+        self._gateway.hang_up(line)
 
     def close(self) -> None:
-        """Hang up. Idempotent; calls under way in other threads fail at once."""
-        client, self._client = self._client, None
-        self._shell = self._sftp = None
-        if client is not None:
-            close_client(client)
+        """Hang up. Idempotent; calls under way in other threads fail at once, ``connect`` too."""
+        with self._lock:
+            line, self._line, self._session = self._line, None, None
+        if line is not None:
+            self._gateway.hang_up(line)
+
+
+@dataclass
+class _Session:
+    """What one connection has: it goes with it."""
+
+    line: Connection
+    client: paramiko.SSHClient
+    shell: KeptShell
+    sftp: PipelinedSFTP | None = None
+    has_sftp: bool | None = None
 
 
 def _open_session(client: paramiko.SSHClient, timeout: float) -> paramiko.Channel:
@@ -263,138 +309,3 @@ def _open_session(client: paramiko.SSHClient, timeout: float) -> paramiko.Channe
     if transport is None:
         raise EOFError
     return transport.open_session(timeout=timeout)
-
-
-class _Shell:
-    """The kept-open Bash: its requests, their framing, and the notices in between."""
-
-    def __init__(self, channel: paramiko.Channel) -> None:
-        self._channel = channel
-        self._token = secrets.token_hex(8)
-        self._number = 0
-        self._started = False
-        self._buffer = bytearray()
-        self._stderr = bytearray()
-        self._notices: list[str] = []
-
-    @property
-    def is_open(self) -> bool:
-        transport = self._channel.get_transport()
-        return not (self._channel.closed or self._channel.eof_received) and transport.is_active()
-
-    def start(self, deadline: float) -> None:
-        """Start Bash in whatever the login shell is, and make it ready.
-
-        The login shell greets before it becomes Bash, and only then is anything written to
-        stdin: an rc file that reads stdin cannot swallow it. One that asks a question gets an
-        empty line for an answer, which Bash does not mind reading either. Bourne shells, fish
-        and csh all understand the command.
-
-        Raises:
-            EOFError, TimeoutError, OSError, paramiko.SSHException: There is no Bash.
-        """
-        self._channel.exec_command(f"echo {self._token}; exec bash --noprofile --norc -s")
-        self._send(_EMPTY_ANSWERS)
-        self._read_until(self._token.encode() + b"\n", deadline)
-        # A Bash that dies of SIGPIPE half-way through a request would have run part of it.
-        self.request("trap '' PIPE; exec 3>&1", deadline)
-        self._started = True
-
-    def request(self, script: str, deadline: float) -> bytes:
-        data = script.encode("utf-8", "surrogateescape")
-        self._number += 1
-        begin = f"\x1e{self._token} {self._number} begin\n"
-        end = f"\x1e{self._token} {self._number} end\n"
-        # Read as a whole by its length (in bytes: LC_ALL=C), then run; where the connection
-        # breaks before, read fails and nothing runs. This is also ten times as fast as
-        # letting Bash parse its stdin, which it reads byte by byte.
-        frame = (
-            f"{{ LC_ALL=C IFS= read -r -N {len(data)} __allot_request && {{ "
-            f"printf '{_escaped(begin)}'; eval \"$__allot_request\"; printf '{_escaped(end)}'; "
-            "} </dev/null; } || exit\n"
-        )
-        self._channel.settimeout(max(deadline - time.monotonic(), 0.01))
-        self._send(frame.encode() + data)
-        output = self._read_until(end.encode(), deadline)
-        _, _, output = output.partition(begin.encode())
-        return output
-
-    def _send(self, data: bytes) -> None:
-        try:
-            self._channel.sendall(data)
-        except TimeoutError:
-            raise
-        except OSError as exc:
-            raise ConnectionResetError(None, self._describe_end()) from exc
-
-    def _read_until(self, mark: bytes, deadline: float) -> bytes:
-        """Everything before a mark, less the notices."""
-        looked = 0
-        while (found := self._buffer.find(mark, looked)) < 0:
-            looked = max(len(self._buffer) - len(mark), 0)
-            self._read_some(deadline)
-        output = bytes(self._buffer[:found])
-        del self._buffer[: found + len(mark)]
-        return self._without_notices(output)
-
-    def _read_some(self, deadline: float) -> None:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        # stdout and stderr share one window: who only waits for the one may wait for ever.
-        self._channel.settimeout(min(left, _STDERR_LOOK_S))
-        try:
-            data = self._channel.recv(_CHUNK)
-        except TimeoutError:
-            self._read_stderr()
-            return
-        self._read_stderr()
-        if not data:
-            raise ConnectionResetError(None, self._describe_end())
-        self._buffer += data
-
-    def _read_stderr(self) -> None:
-        while self._channel.recv_stderr_ready():
-            self._stderr += self._channel.recv_stderr(_CHUNK)
-            del self._stderr[:-_STDERR_KEPT]
-
-    def _describe_end(self) -> str:
-        self._channel.status_event.wait(_STATUS_WAIT_S)  # it comes after the end of stdout
-        self._read_stderr()
-        while self._channel.recv_ready():
-            self._buffer += self._channel.recv(_CHUNK)
-        status = self._channel.exit_status if self._channel.exit_status >= 0 else None
-        said = (bytes(self._stderr) or bytes(self._buffer[-_STDERR_KEPT:])).decode(errors="replace")
-        lines = [line.strip() for line in said.splitlines() if line.strip()]
-        last = f": {lines[-1]}" if lines else ""
-        if not self._started and status == _NOT_FOUND:
-            return f"there is no Bash on the node{last}"
-        if not self._started and status is not None:
-            return f"its login shell ended with status {status}{last}"
-        return f"the connection broke{last}"
-
-    def listen(self) -> None:
-        """Take in what has come, without waiting; what is no notice belongs to nobody."""
-        self._read_stderr()
-        while self._channel.recv_ready():
-            self._buffer += self._channel.recv(_CHUNK)
-        whole = self._buffer.rfind(b"\n") + 1
-        self._without_notices(bytes(self._buffer[:whole]))
-        del self._buffer[:whole]
-        del self._buffer[:-_LOOSE_KEPT]
-
-    def _without_notices(self, data: bytes) -> bytes:
-        def take(found: re.Match[bytes]) -> bytes:
-            self._notices.append(found[1].decode("utf-8", "surrogateescape"))
-            return b""
-
-        return _NOTICE.sub(take, data)
-
-    def take_notices(self) -> list[str]:
-        taken, self._notices = self._notices, []
-        return taken
-
-
-def _escaped(mark: str) -> str:
-    """A mark as a printf format; it must not stand in the request itself, which may be echoed."""
-    return mark.replace("\x1e", "\\036").replace("\n", "\\n")

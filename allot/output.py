@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from allot import script
+from allot import questions
 from allot.errors import ConnectionFailedError
-from allot.markers import MarkerParser
+from allot.markers import MOST_MARKER_BYTES, MarkerParser
 from allot.model import Progress
 from allot.node import FileRead, Node
 from allot.probe import lies_on_local_file_system
@@ -28,6 +28,9 @@ LOOK_BYTES = 64 * 1024
 """Read at most from one output at one look; what is far behind skips ahead to the end."""
 
 _ROUNDS = 4
+_GROUP = 32
+_LOOKS_A_FILE = 10
+_LAST_LOOK_BYTES = 4 * 1024 * 1024
 _TAIL_BYTES = 256 * 1024
 _SHELL_LOOK_BYTES = 16 * 1024 * 1024
 
@@ -49,6 +52,13 @@ class Reader(Protocol):
             ConnectionFailedError: The node is out of reach.
         """
 
+    def forget(self, files: Sequence[str]) -> None:
+        """Look at files anew that may have been replaced under their names.
+
+        Raises:
+            ConnectionFailedError: The node is out of reach.
+        """
+
 
 class LocalReader:
     """Files that the client sees itself; each is opened anew for each look, as NFS wants it."""
@@ -60,6 +70,9 @@ class LocalReader:
     def sizes(self, files: Sequence[str]) -> list[int | OSError]:
         """See :class:`Reader`."""
         return [self._size(file) for file in files]
+
+    def forget(self, files: Sequence[str]) -> None:
+        """See :class:`Reader`; nothing is kept open."""
 
     @staticmethod
     def _read(read: FileRead) -> Data:
@@ -97,6 +110,10 @@ class SftpReader:
             for stat in self._node.stat_files(files)
         ]
 
+    def forget(self, files: Sequence[str]) -> None:
+        """See :class:`Reader`."""
+        self._node.forget_files(files)
+
 
 class ShellReader:
     """Files on a node that has SFTP switched off, read by ``tail`` and ``head``."""
@@ -119,18 +136,21 @@ class ShellReader:
         """See :class:`Reader`."""
         if not files:
             return []
-        lines = self._node.request(script.sizes_script(files)).split()
+        lines = self._node.request(questions.sizes_script(files)).split()
         self._check(lines, len(files))
         return [
             int(line) if line.isdigit() else FileNotFoundError(f"{file}: no such file on the node")
             for line, file in zip(lines, files, strict=True)
         ]
 
+    def forget(self, files: Sequence[str]) -> None:
+        """See :class:`Reader`; nothing is kept open."""
+
     def _ask(self, reads: Sequence[FileRead]) -> list[Data]:
         if not reads:
             return []
         pieces = [(read.path, read.offset, read.length) for read in reads]
-        lines = self._node.request(script.read_script(pieces)).split()
+        lines = self._node.request(questions.read_script(pieces)).split()
         self._check(lines, len(reads))
         return [self._decode(line, read) for line, read in zip(lines, reads, strict=True)]
 
@@ -139,10 +159,10 @@ class ShellReader:
             raise ConnectionFailedError(self._node.name, "garbled answer of its shell")
 
     def _decode(self, line: bytes, read: FileRead) -> Data:
-        if line == script.MISSING:
+        if line == questions.MISSING:
             return FileNotFoundError(f"{read.path}: no such file on the node")
         try:
-            return base64.b64decode(line.removeprefix(script.PRESENT), validate=True)
+            return base64.b64decode(line.removeprefix(questions.PRESENT), validate=True)
         except binascii.Error as error:
             raise ConnectionFailedError(self._node.name, "garbled answer of its shell") from error
 
@@ -154,36 +174,87 @@ class Watch:
     Attributes:
         path: The file.
         offset: Bytes read so far.
-        parser: Where the markers are found.
         next_look: Seconds on the monotonic clock.
+        looks: How often it was looked at.
+        parser: Where the markers are found.
     """
 
     path: str
     offset: int = 0
     next_look: float = 0.0
+    looks: int = 0
     parser: MarkerParser = field(default_factory=MarkerParser)
 
 
 def look(reader: Reader, watches: Sequence[Watch]) -> list[tuple[Watch, Progress]]:
     """Read what is new of some outputs.
 
-    An output that grows faster than it is read skips ahead: only the latest marker counts.
+    An output that grows faster than it is read skips ahead: only the latest marker counts. Now
+    and then a file is opened anew, since it may have been replaced or begun anew by its task.
 
     Returns:
         The watches whose progress is new, with it.
     """
     before = [watch.parser.latest for watch in watches]
-    due = list(watches)
-    for _ in range(_ROUNDS):
-        due = _read_once(reader, due)
-        if not due:
-            break
-        _skip_ahead(reader, due)
+    _look_for_new_files(reader, watches)
+    for first in range(0, len(watches), _GROUP):
+        due = list(watches[first : first + _GROUP])
+        for _ in range(_ROUNDS):
+            due = _read_once(reader, due)
+            if not due:
+                break
+            _skip_ahead(reader, due)
+    return _news(watches, before)
+
+
+def look_last(reader: Reader, watches: Sequence[Watch]) -> list[tuple[Watch, Progress]]:
+    """Find the last marker of outputs that will not grow any more, from their ends backwards.
+
+    Returns:
+        The watches whose progress is new, with it.
+    """
+    before = [watch.parser.latest for watch in watches]
+    reader.forget([watch.path for watch in watches])
+    sizes = reader.sizes([watch.path for watch in watches])
+    for watch, size in zip(watches, sizes, strict=True):
+        if isinstance(size, OSError):
+            continue
+        end = size
+        while end > 0 and size - end < _LAST_LOOK_BYTES:
+            start = max(0, end - LOOK_BYTES)
+            # The pieces overlap by more than a marker can be long.
+            length = min(end + MOST_MARKER_BYTES, size) - start
+            data = reader.read([FileRead(watch.path, start, length)])[0]
+            if isinstance(data, OSError):
+                break
+            watch.parser.reset()
+            if watch.parser.feed(data) is not None:
+                break
+            end = start
+    return _news(watches, before)
+
+
+def _news(
+    watches: Sequence[Watch], before: Sequence[Progress | None]
+) -> list[tuple[Watch, Progress]]:
     return [
         (watch, watch.parser.latest)
         for watch, old in zip(watches, before, strict=True)
         if watch.parser.latest is not None and watch.parser.latest != old
     ]
+
+
+def _look_for_new_files(reader: Reader, watches: Sequence[Watch]) -> None:
+    old = [watch for watch in watches if watch.looks % _LOOKS_A_FILE == _LOOKS_A_FILE - 1]
+    for watch in watches:
+        watch.looks += 1
+    if not old:
+        return
+    reader.forget([watch.path for watch in old])
+    for watch, size in zip(old, reader.sizes([watch.path for watch in old]), strict=True):
+        if not isinstance(size, OSError) and size < watch.offset:
+            watch.offset = 0
+            watch.parser.reset()
 
 
 def _read_once(reader: Reader, watches: Sequence[Watch]) -> list[Watch]:
@@ -203,7 +274,7 @@ def _skip_ahead(reader: Reader, watches: Sequence[Watch]) -> None:
     sizes = reader.sizes([watch.path for watch in watches])
     for watch, size in zip(watches, sizes, strict=True):
         if not isinstance(size, OSError) and size - watch.offset > _ROUNDS * LOOK_BYTES:
-            watch.offset = size - LOOK_BYTES
+            watch.offset = size - (_ROUNDS - 1) * LOOK_BYTES
             watch.parser.reset()
 
 
@@ -233,8 +304,12 @@ def read_text(reader: Reader, path: str, tail: int | None, most: int | None = No
         start -= length
         pieces.append(_read_piece(reader, path, start, length))
         lines += pieces[-1].count(b"\n")
-    text = b"".join(reversed(pieces)).decode("utf-8", "replace")
-    return text if tail is None else "".join(text.splitlines(keepends=True)[-tail:] if tail else [])
+    data = b"".join(reversed(pieces))
+    if tail is not None:
+        whole = data.split(b"\n")  # not splitlines: a carriage return is no line's end
+        kept = tail + (1 if whole[-1] == b"" else 0)
+        data = b"\n".join(whole[-kept:]) if tail else b""
+    return data.decode("utf-8", "replace")
 
 
 def _read_piece(reader: Reader, path: str, offset: int, length: int) -> bytes:

@@ -6,6 +6,7 @@ count from the login directory.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -15,9 +16,13 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 def node_directory(job_id: str, node_name: str) -> str:
     """Where a job keeps its files on a node, relative to the login directory.
 
-    The home may be shared between nodes, hence the node's name in it.
+    The home may be shared between nodes, hence the node's name in it; one that had to be changed
+    ends in a digest, so that no two nodes are given the same.
     """
-    return f".allot/{job_id}/{_UNSAFE.sub('_', node_name)}"
+    safe = _UNSAFE.sub("_", node_name)
+    if safe != node_name:
+        safe += "-" + hashlib.sha256(node_name.encode()).hexdigest()[:8]
+    return f".allot/{job_id}/{safe}"
 
 
 def event_file(directory: str) -> str:
@@ -47,4 +52,10 @@ def default_output(output_dir: Path, proc_id: int) -> Path:
 
 def partial_file(path: Path, job_id: str) -> Path:
     """Where a file is put together before it is renamed to ``path``."""
-    return path.with_name(f".{path.name}.{job_id}.part")
+    digest = hashlib.sha256(path.name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return path.with_name(f".{digest}.{job_id}.part")
+
+
+def earlier_attempt(path: Path, attempt: int) -> Path:
+    """Where the output of an attempt is kept when a later one begins."""
+    return path.with_name(f"{path.name}.{attempt}")

@@ -149,9 +149,20 @@ class Roster:
             ConfigError: The ssh configuration makes no sense.
         """
         futures = [
-            self._pool.submit(self._ask_one, number, spec, name, test)
+            self._pool.submit(self.ask_one, spec, name, number, test)
             for number, (spec, name) in enumerate(zip(specs, names, strict=True))
         ]
+        try:
+            return self._collect(names, futures, enough)
+        except BaseException:  # nobody will hear of the connections, also of those to come
+            for future in futures:
+                if not future.cancel():
+                    future.add_done_callback(_hang_up)
+            raise
+
+    def _collect(
+        self, names: Sequence[str], futures: Sequence[Future[Candidate]], enough: int | None
+    ) -> list[Candidate]:
         candidates: list[Candidate] = []
         ready = 0
         for name, future in zip(names, futures, strict=True):
@@ -164,18 +175,35 @@ class Roster:
             candidates.append(candidate)
         return candidates
 
-    def _ask_one(self, number: int, spec: NodeSpec, name: str, test: SharingTest) -> Candidate:
+    def ask_one(self, spec: NodeSpec, name: str, number: int, test: SharingTest) -> Candidate:
+        """Connect to one node and probe it; for a worker of the pool too.
+
+        Args:
+            spec: The node.
+            name: Its name.
+            number: Its place among the nodes.
+            test: How to find out what it shares with the client.
+
+        Returns:
+            The candidate; where it has a member, that is connected, and the caller closes it.
+
+        Raises:
+            ConfigError: The ssh configuration makes no sense.
+        """
         login = resolve(spec, self._ssh_config)
         node = Node(name, login, gateway=self._gateway, timeout=self._probe.timeout)
         began = time.monotonic()
         try:
             node.connect()
-            facts = probe_node(node, number, test, self._probe.timeout)
+            facts = probe_node(node, number, test, self._probe, declared_gpus=spec.gpus)
         except NodeError as error:
             node.close()
             return Candidate(name, NodeState.UNREACHABLE, error.reason)
+        except BaseException:
+            node.close()
+            raise
         _log.debug("%s: connected and probed in %.3f s", name, time.monotonic() - began)
-        reason = self._probe.objection(facts.health) or self._room_objection(spec, facts.health)
+        reason = self._probe.objection(facts) or self._room_objection(spec, facts.health)
         if not facts.home_writable:
             reason = "its home directory cannot be written to: Allot keeps its files there"
         state = NodeState.BUSY if reason else NodeState.READY

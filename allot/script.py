@@ -4,9 +4,10 @@ Rules: pure; whatever comes from a user is quoted here and nowhere else. Each pi
 Bash 4.2 and later, forks as little as it can, and leaves the task an environment of its own.
 
 A task is two processes: a recorder, which writes down the start and the end and lies outside of
-what is killed, and the task's own Bash in a process group of its own. An attempt starts once:
-the recorder that creates the claim file (O_EXCL, ``set -C``) runs it, and its start line is
-written before, so that a claim always has a line that names its process.
+what is killed, and the task's own Bash in a process group of its own; with a time limit, a timer
+beside them. An attempt starts once: who creates the claim file (O_EXCL, ``set -C``) decides. A
+recorder runs the attempt, a cancellation sees to it that nobody ever does. The claim names its
+maker; so does the start line, which is written before, for a claim that a full disk left empty.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 from allot.errors import TaskConfigError
-from allot.model import NodeTaskConfig, Params, Scalar
+from allot.reaper import FUNCTIONS
+
+LIMIT_GRACE_S = 10.0
+"""Seconds between TERM and KILL where a task's time limit is over."""
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _READONLY = frozenset({"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"})
@@ -69,40 +74,24 @@ def exports(env: Mapping[str, str]) -> str:
     return "export " + " ".join(f"{name}={quote(value)}" for name, value in env.items())
 
 
-def task_script(cmds: Iterable[str]) -> str:
+def task_script(cmds: Iterable[str], *, setup: Iterable[str] = ()) -> str:
     """What a task's own Bash runs.
 
     Each string is run by an ``eval`` of its own, so that an open quote, a heredoc or a trailing
     backslash in one cannot swallow the check behind it or the next string.
+
+    Args:
+        cmds: The user's commands; one that fails ends the task with its exit code.
+        setup: Run before them in the same way; a failure is written down as what it is.
     """
-    head = f'exec {_SCRIPT_FD}<&-\n__allot_check() {{ [ "$1" = 0 ] || exit "$1"; }}\n'
-    return head + "\n__allot_check $?\n".join(f"eval -- {quote(cmd)}" for cmd in cmds)
+    before, commands = _evals(setup), _evals(cmds)
+    if not before:
+        return f"{_HEAD}\n{commands}"
+    return f"{_SETUP_HEAD}\n{before}\n__allot_check $?\n{_SETUP_END}\n{commands}"
 
 
-def job_variables(config: NodeTaskConfig) -> dict[str, str]:
-    """The variables that all tasks of a node have in common."""
-    return {
-        "ALLOT_JOB_NAME": config.job_name,
-        "ALLOT_JOB_ID": config.job_id,
-        "ALLOT_OUTPUT_DIR": str(config.output_dir),
-        "ALLOT_NODENAME": config.node_name,
-        "ALLOT_NODEID": str(config.node_id),
-        "ALLOT_NNODES": str(config.nnodes),
-        "ALLOT_NTASKS": str(config.ntasks),
-        "ALLOT_NTASKS_PER_NODE": str(config.ntasks_per_node),
-        "ALLOT_CPUS_PER_TASK": str(config.cpus_per_task),
-    }
-
-
-def param_variables(params: Params) -> dict[str, str]:
-    """``ALLOT_PARAM_<NAME>`` for each entry of a task's parameters."""
-    if params is None:
-        return {}
-    named: Mapping[str, Scalar] = params if isinstance(params, Mapping) else {"line": params}
-    return {
-        f"ALLOT_PARAM_{re.sub('[^A-Za-z0-9_]', '_', name).upper()}": str(value)
-        for name, value in named.items()
-    }
+def _evals(lines: Iterable[str]) -> str:
+    return "\n__allot_check $?\n".join(f"eval -- {quote(line)}" for line in lines)
 
 
 @dataclass(frozen=True)
@@ -149,32 +138,110 @@ def _launch_line(launch: Launch) -> str:
     return f"__allot_launch {' '.join(words)}"
 
 
-def prelude(directory: str, variables: Mapping[str, str]) -> str:
+@dataclass(frozen=True)
+class CancelOrder:
+    """An attempt that is to end, whether it has started or not; ``grace`` is in seconds."""
+
+    proc_id: int
+    attempt: int
+    grace: float
+
+
+def cancel_script(orders: Iterable[CancelOrder]) -> str:
+    """Give orders to end tasks, without waiting for it; needs :func:`prelude` before it.
+
+    An attempt that nobody has started never will be. One that runs is sent TERM, all that is
+    left after the grace KILL. For one that is over nothing happens. An order may be given again,
+    and only a shorter grace changes anything then.
+
+    Returns:
+        Bash that prints ``failed <proc_id> <attempt>`` where an order could not be written down.
+    """
+    return "\n".join(
+        f"__allot_cancel {order.proc_id} {order.attempt} {_hundredths(order.grace)}"
+        for order in orders
+    )
+
+
+def prelude(
+    directory: str,
+    variables: Mapping[str, str],
+    *,
+    defaults: Mapping[str, str] = MappingProxyType({}),
+    nice: int = 0,
+    login_shell: bool = False,
+    time_limit: float | None = None,
+) -> str:
     """Make a node ready for tasks: its job directory, the variables, the functions.
 
     Args:
-        directory: The node's job directory, relative to the login directory.
+        directory: The node's job directory, relative to the login directory; that above it is
+            named after the job.
         variables: What every task of the node has in its environment.
+        defaults: The same, where the node's own environment does not have it.
+        nice: What is added to the niceness of every task.
+        login_shell: Whether a task's Bash reads the user's profile first.
+        time_limit: Seconds that a task may take, None for any.
 
     Returns:
         Bash that prints ``ready <absolute directory>``, or ``failed`` and the same.
     """
-    variables_function = f"__allot_variables() {{\n{exports(variables) or ':'}\n}}"
-    return f"{variables_function}{_FUNCTIONS}__allot_prepare {quote(directory)}"
+    preset = "".join(
+        f"[[ -v {name} ]] || {exports({name: value})}\n" for name, value in defaults.items()
+    )
+    limit = "" if time_limit is None else f"{max(_hundredths(time_limit), 1) / 100:.2f}"
+    niced = f'"$(type -P nice)" -n {nice} ' if nice else ""
+    return (
+        f"__allot_variables() {{\n{exports(variables) or ':'}\n{preset}}}\n"
+        f"__allot_job={quote(PurePosixPath(directory).parent.name)} __allot_limit={limit} "
+        f"__allot_limit_grace={_hundredths(LIMIT_GRACE_S)} "
+        f'__allot_bash=({niced}"$BASH"{" -l" if login_shell else ""})'
+        f"{_FUNCTIONS}{FUNCTIONS}__allot_prepare {quote(directory)}"
+    )
+
+
+def _hundredths(seconds: float) -> int:
+    return round(seconds * 100)
 
 
 _SCRIPT_FD = 9
+_CHECK = '__allot_check() { [ "$1" = 0 ] || exit "$1"; }'
+_HEAD = f"exec {_SCRIPT_FD}<&-\n{_CHECK}"
+
+# The recorder puts __allot_setup=(<proc_id> <attempt> <event file>) before a script that begins
+# with this. The trap sees a setup that exits or has `set -e`, the check one with its own trap.
+_SETUP_MARK = "# setup"
+_SETUP_HEAD = rf"""{_SETUP_MARK}
+exec {_SCRIPT_FD}<&-
+__allot_setup_failed() {{
+  [[ $1 != 0 && -n $__allot_setup ]] || return 0
+  local t=$EPOCHREALTIME
+  [[ -n $t ]] || printf -v t '%(%s)T' -1
+  printf 'W %s %s setup %s .\n' "${{__allot_setup[@]::2}}" "$t" >> "${{__allot_setup[2]}}"
+  __allot_setup=
+}}
+__allot_check() {{ [ "$1" = 0 ] || {{ __allot_setup_failed "$1"; exit "$1"; }}; }}
+trap '__allot_setup_failed "$?"' EXIT"""
+_SETUP_END = f"""\
+[[ $(trap -p EXIT) != *__allot_setup_failed* ]] || trap - EXIT
+unset -v __allot_setup
+unset -f __allot_setup_failed
+{_CHECK}"""
 
 # Started through `set -m`, so that the recorder and, once more, the task's Bash lead process
 # groups of their own without an exec of setsid, and SIGINT and SIGQUIT are not ignored in them.
-# A Bash that waits with `set -m` returns also when its child is stopped: hence the loop.
 # Bash keeps the channel's stdin at 10 while a request has /dev/null; with a server that has one
 # socket for both directions, a recorder that held it would hold the channel open. `set +m` ends
 # what an exported SHELLOPTS would hand on; what comes from the user is evaluated last, when none
 # of our variables is needed any more.
+#
+# A recorder's traps stand before its start line does: who finds it may tell it at once. They are
+# run within `wait`, which returns then (above 128), and is asked again for the exit code; some
+# Bashes return also when the child is stopped.
 _FUNCTIONS = r"""
 __allot_prepare() {
   __allot_dir=$HOME/$1
+  { read -r __allot_boot < /proc/sys/kernel/random/boot_id; } 2>/dev/null
   if (umask 077 && mkdir -p -- "$__allot_dir" && : >> "$__allot_dir/events") 2>/dev/null
   then printf 'ready %s\n' "$__allot_dir"
   else printf 'failed %s\n' "$__allot_dir"
@@ -190,18 +257,31 @@ __allot_note() {
   [[ -n $t ]] || printf -v t '%(%s)T' -1
   printf '%s %s .\n' "$*" "$t" >> "$__allot_dir/events"
 }
+__allot_last() {
+  until __allot_note "$@"; do
+    [[ -d $__allot_dir ]] || return
+    sleep 5
+  done
+}
 __allot_refuse() {
   __allot_note X "$p" "$a" "$1" || printf '\036allot X %s %s %s\n' "$p" "$a" events >&3
 }
-__allot_claim() {
-  [[ ! -e $__allot_dir/$p.$a ]] || return
-  local stat
-  read -r stat < "/proc/$BASHPID/stat"
-  stat=(${stat##*) })
-  __allot_note S "$p" "$a" "$BASHPID" "${stat[19]}" || { __allot_refuse events; return 1; }
+__allot_take() {
+  local options=$- status
   set -C
-  { : > "$__allot_dir/$p.$a"; } || {
-    [[ -e $__allot_dir/$p.$a ]] || __allot_refuse events
+  { printf '%s\n' "$2" || :; } > "$1"
+  status=$?
+  [[ $options == *C* ]] || set +C
+  return $status
+}
+__allot_claim() {
+  [[ ! -e $claim ]] || return
+  local stat
+  __allot_stat "$me"
+  ticks=${stat[19]}
+  __allot_note S "$p" "$a" "$me" "$ticks" || { __allot_refuse events; return 1; }
+  __allot_take "$claim" "$me $ticks $__allot_boot" || {
+    [[ -e $claim ]] || __allot_refuse events
     return 1
   }
   set +C
@@ -209,11 +289,20 @@ __allot_claim() {
 __allot_open() {
   local file=$1 folder=${1%/*}
   [[ -d $folder/ ]] || mkdir -p -- "$folder/"
+  [[ $a == 0 || ! -f $file ]] || mv -fT -- "$file" "$file.$((a - 1))" || return
   : >| "$file"
 }
 __allot_record() {
   local p=$1 a=$2 l=$3 out=$4 err=$5 cwd=$6 own=$7 script=$8 code full=0
+  local claim=$__allot_dir/$1.$2 mark=$__allot_job/$1/$2 me=$BASHPID ticks
+  local task= timer= told= cause=end deadline=$__allot_never
+  trap 'told=yes; __allot_ordered' TERM
+  trap 'told=yes; __allot_stop timeout "$__allot_limit_grace"' ALRM
   __allot_claim || return
+  if [[ $cause != end || -e $claim.cancel ]]; then
+    __allot_last C "$p" "$a"
+    return
+  fi
   __allot_open "$out" || { __allot_refuse output; return; }
   [[ -z $err ]] || __allot_open "$err" || { __allot_refuse error; return; }
   CDPATH= cd -- "$cwd" || { __allot_refuse cwd; return; }
@@ -221,125 +310,28 @@ __allot_record() {
   ( exec >> "$out" 3>&-
     if [[ -n $err ]]; then exec 2>> "$err"; else exec 2>&1; fi
     __allot_variables
-    export ALLOT_PROCID="$p" ALLOT_LOCALID="$l" ALLOT_ATTEMPT="$a"
+    export ALLOT_PROCID="$p" ALLOT_LOCALID="$l" ALLOT_ATTEMPT="$a" ALLOT_TASK="$mark"
+    [[ $script != "# setup"* ]] ||
+      printf -v script '__allot_setup=(%q %q %q)\n%s' "$p" "$a" "$__allot_dir/events" "$script"
     exec 9<<< "$script"
     set +m
-    set -- "$BASH" "$own"
-    eval "$2"
-    exec "$1" /dev/fd/9 ) &
+    set -- "$own" "${__allot_bash[@]}"
+    eval "$1"
+    shift
+    exec "$@" /dev/fd/9 ) &
+  task=$!
   exec 3>&-
-  while wait "$!"; code=$?; kill -0 "$!"; do sleep 1; done
+  if [[ -n $__allot_limit ]]; then
+    ( __allot_time "$me" "$ticks" ) &
+    timer=$!
+  fi
   set +m
+  if [[ $cause != end ]]; then __allot_kill; elif [[ -e $claim.cancel ]]; then __allot_ordered; fi
+  while wait "$task"; code=$?; ((code > 128)) && __allot_is_child "$task"; do sleep 1; done
+  [[ -z $told ]] || { wait "$task"; told=$?; }
+  [[ $told != [0-9]* || $told == 127 ]] || code=$told
+  [[ -z $timer ]] || ! __allot_is_child "$timer" || kill -KILL -- "-$timer"
   [[ ! -s $out && ! ( -n $err && -s $err ) ]] || full=1
-  until __allot_note E "$p" "$a" "$code" "$full"; do
-    [[ -d $__allot_dir ]] || return
-    sleep 5
-    echo >> "$__allot_dir/events"
-  done
-}
-"""
-
-
-def probe_script(output_dir: str, nonce_file: str, nonce: str, answer_file: str) -> str:
-    """Look at a node: what it has, what is free, whether it shares the output directory.
-
-    Args:
-        output_dir: The job's output directory on the client.
-        nonce_file: A file in it that the client wrote.
-        nonce: What it wrote there.
-        answer_file: What a node that reads the same writes.
-
-    Returns:
-        Bash that prints ``key=value`` lines, the node's clock last.
-    """
-    arguments = " ".join(quote(word) for word in (output_dir, nonce_file, nonce, answer_file))
-    return f"{_PROBE}__allot_probe {arguments}"
-
-
-# nproc heeds the affinity mask, and OMP_NUM_THREADS too, which is no property of the node.
-# cgroup limits: v2 keeps them in each level's cpu.max and memory.max, v1 in trees of their own
-# (https://docs.kernel.org/admin-guide/cgroup-v2.html, .../cgroup-v1/).
-_PROBE = r"""
-__allot_say() {
-  local line
-  [[ ! -r $2 ]] || { read -r line < "$2"; printf '%s=%s\n' "$1" "$line"; }
-}
-__allot_levels() {
-  local root=$1 level=$2
-  while :; do
-    __allot_say cpu_max "$root$level/cpu.max"
-    __allot_say memory_max "$root$level/memory.max"
-    __allot_say memory_max "$root$level/memory.limit_in_bytes"
-    if [[ -r $root$level/cpu.cfs_quota_us ]]; then
-      local quota period
-      read -r quota < "$root$level/cpu.cfs_quota_us"
-      read -r period < "$root$level/cpu.cfs_period_us"
-      printf 'cpu_max=%s %s\n' "$quota" "$period"
-    fi
-    [[ $level == */* ]] || break
-    level=${level%/*}
-  done
-}
-__allot_probe() {
-  local key value unit controllers level line nonce=
-  printf 'bash=%s\n' "$BASH_VERSION"
-  __allot_say boot_id /proc/sys/kernel/random/boot_id
-  __allot_say load /proc/loadavg
-  printf 'cpus=%s\n' "$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)"
-  while read -r key value unit; do
-    case $key in MemTotal:|MemAvailable:|MemFree:) printf '%s=%s\n' "${key%:}" "$value" ;; esac
-  done < /proc/meminfo
-  while IFS=: read -r _ controllers level; do
-    case ,$controllers, in
-      ,,) __allot_levels /sys/fs/cgroup "${level%/}" ;;
-      *,cpu,*) __allot_levels /sys/fs/cgroup/cpu "${level%/}" ;;
-      *,memory,*) __allot_levels /sys/fs/cgroup/memory "${level%/}" ;;
-    esac
-  done < /proc/self/cgroup
-  if command -v nvidia-smi > /dev/null; then
-    timeout -k 1 5 nvidia-smi --query-gpu=index --format=csv,noheader 2> /dev/null |
-      while read -r line; do printf 'gpu=%s\n' "$line"; done
-  fi
-  key=$HOME/.allot
-  [[ -e $key ]] || key=$HOME
-  [[ ! -w $key ]] || echo home=writable
-  [[ ! -r $2 ]] || read -r nonce < "$2"
-  if [[ $nonce == "$3" ]]; then
-    printf 'file_system=%s\n' "$(stat -f -c %T -- "$1")"
-    { : >| "$4"; } 2> /dev/null && echo shared=yes
-  fi
-  printf 'clock=%s\n' "${EPOCHREALTIME:-$(printf '%(%s)T' -1)}"
-}
-"""
-
-
-MISSING = b"-"
-"""What stands for a file that is not there in the reply to :func:`read_script`."""
-
-PRESENT = b"+"
-"""What stands before the content of one that is."""
-
-
-def read_script(pieces: Iterable[tuple[str, int, int]]) -> str:
-    """Read pieces of files, each a path, an offset and a length in bytes.
-
-    Returns:
-        Bash that prints one line a piece: ``-`` or ``+`` and the bytes in base64.
-    """
-    calls = "\n".join(
-        f"__allot_read {quote(path)} {offset + 1} {length}" for path, offset, length in pieces
-    )
-    return f"{_READ}{calls}"
-
-
-def sizes_script(files: Iterable[str]) -> str:
-    """Bash that prints the size of each file in bytes on a line of its own, ``-`` for none."""
-    return "\n".join(f"stat -L -c %s -- {quote(file)} 2>/dev/null || echo -" for file in files)
-
-
-_READ = r"""
-__allot_read() {
-  [[ -r $1 ]] || { echo -; return; }
-  printf '+%s\n' "$(tail -c "+$2" -- "$1" 2>/dev/null | head -c "$3" | base64 -w 0)"
+  __allot_last E "$p" "$a" "$code" "$full" "$cause"
 }
 """

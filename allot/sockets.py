@@ -1,38 +1,139 @@
 """Byte streams to a host: TCP, or the stdin and stdout of a ProxyCommand.
 
-Rules: a stream is connected within its deadline or not at all; small writes leave at once; a peer
-that is gone is noticed although nobody is writing.
+Rules: a stream is connected within its deadline or not at all, and at any moment another thread
+can make that fail at once; small writes leave at once; a peer that is gone is noticed although
+nobody is writing.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import logging
+import os
+import select
+import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Callable
+from concurrent import futures
+from typing import Any
 
 from allot.sshconfig import Login
 
+_log = logging.getLogger(__name__)
+
 KEEPALIVE_S = 10.0
 _SILENCES = 3  # so many signs of life unanswered, and the peer counts as gone
-_PROXY_END_S = 2.0
+_PROXY_END_S = 0.2
+_SLICE_S = 0.05  # how often who waits looks up whether the line was cut
 
 
-def open_tcp(login: Login, deadline: float) -> socket.socket:
+class Line:
+    """One connection, from before its first packet on, that any thread can cut for good.
+
+    Who makes the connection hands over, with ``carry``, how to end the stream that it uses at
+    the moment, and waits with ``wait`` where no stream is there to be ended yet.
+    """
+
+    def __init__(self) -> None:
+        self._was_cut = threading.Event()
+        self._lock = threading.Lock()
+        self._end: Callable[[], None] | None = None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether ``cut`` was called."""
+        return self._was_cut.is_set()
+
+    def cut(self) -> None:
+        """Make all that is under way on the line fail, now and later. Idempotent; never waits."""
+        self._was_cut.set()
+        self.end_stream()
+
+    def end_stream(self) -> None:
+        """End the stream that the line carries; it may carry another one."""
+        with self._lock:
+            end, self._end = self._end, None
+        if end is None:
+            return
+        try:
+            end()
+        except (OSError, EOFError) as exc:
+            _log.debug("hanging up on a connection that is gone: %s", exc)
+
+    def carry(self, end: Callable[[], None]) -> None:
+        """Carry a stream from now on.
+
+        Args:
+            end: Ends it: who waits on it gets an error. It must not wait itself.
+
+        Raises:
+            ConnectionAbortedError: The line was cut; the stream was ended.
+        """
+        with self._lock:
+            self._end = end
+        if self.is_cut:  # asked after the stream is known: cut() sets first, then looks for it
+            self.end_stream()
+        self.check()
+
+    def check(self) -> None:
+        """Go on only if the line was not cut.
+
+        Raises:
+            ConnectionAbortedError: It was.
+        """
+        if self.is_cut:
+            raise ConnectionAbortedError(errno.ECONNABORTED, "the connection was given up")
+
+    def wait(self, done: Callable[[float], bool], deadline: float) -> bool:
+        """Wait for something that nobody can end: in slices, so that ``cut`` is noticed.
+
+        Args:
+            done: Waits so many seconds at most, and says whether it is over.
+            deadline: Until when (monotonic seconds).
+
+        Returns:
+            False where the deadline came first.
+
+        Raises:
+            ConnectionAbortedError: The line was cut.
+        """
+        while True:
+            self.check()
+            left = deadline - time.monotonic()
+            if done(max(min(left, _SLICE_S), 0)):
+                return True
+            if left <= 0:
+                return False
+
+    def pause(self, seconds: float) -> None:
+        """Sleep.
+
+        Raises:
+            ConnectionAbortedError: The line was cut meanwhile.
+        """
+        self._was_cut.wait(seconds)
+        self.check()
+
+
+def open_tcp(login: Login, deadline: float, line: Line) -> socket.socket:
     """Connect to the first of a host's addresses that answers; a silent one gets its share."""
-    try:
-        addresses = socket.getaddrinfo(login.hostname, login.port, type=socket.SOCK_STREAM)
-    except UnicodeError as exc:  # a label that is empty or too long
-        raise socket.gaierror(socket.EAI_NONAME, "it is no host name") from exc
+    addresses = _look_up(login, deadline, line)
     failure: OSError = ConnectionError("it has no address")
     for number, (family, kind, protocol, _, address) in enumerate(addresses):
         sock = socket.socket(family, kind, protocol)
+        share = seconds_left(deadline) / (len(addresses) - number)
         try:
-            sock.settimeout(seconds_left(deadline) / (len(addresses) - number))
-            sock.connect(address)
+            _connect(sock, address, time.monotonic() + share, line)
             _tune(sock, login.server_alive_interval or KEEPALIVE_S)
-        except OSError as exc:
+        except BaseException as exc:
             sock.close()
+            if not isinstance(exc, OSError) or line.is_cut:
+                raise
             failure = exc
         else:
             return sock
@@ -41,6 +142,46 @@ def open_tcp(login: Login, deadline: float) -> socket.socket:
     raise type(failure)(
         failure.errno, f"{failure.strerror or failure} at {login.hostname}:{login.port}"
     ) from failure
+
+
+def _look_up(login: Login, deadline: float, line: Line) -> list[tuple[Any, ...]]:
+    """A host's addresses.
+
+    The system's resolver can neither be bounded nor stopped: it gets a thread of its own, which
+    is left to itself where it takes too long.
+    """
+    found: futures.Future[list[tuple[Any, ...]]] = futures.Future()
+
+    def ask() -> None:
+        try:
+            found.set_result(
+                socket.getaddrinfo(login.hostname, login.port, type=socket.SOCK_STREAM)
+            )
+        except (OSError, UnicodeError) as exc:
+            found.set_exception(exc)
+
+    threading.Thread(target=ask, name=f"allot-lookup-{login.hostname}", daemon=True).start()
+    if not line.wait(lambda seconds: bool(futures.wait([found], seconds).done), deadline):
+        raise TimeoutError(f"no answer to where {login.hostname} is")
+    try:
+        return found.result()
+    except UnicodeError as exc:  # a label that is empty or too long
+        raise socket.gaierror(socket.EAI_NONAME, "it is no host name") from exc
+
+
+def _connect(sock: socket.socket, address: Any, deadline: float, line: Line) -> None:
+    """Connect; in slices, since a socket that is not connected yet cannot be shut everywhere."""
+    sock.setblocking(False)
+    code = sock.connect_ex(address)
+    if code == errno.EINPROGRESS:
+        poll = select.poll()
+        poll.register(sock, select.POLLOUT)
+        if not line.wait(lambda seconds: bool(poll.poll(seconds * 1000)), deadline):
+            raise TimeoutError
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+    sock.settimeout(seconds_left(deadline))
 
 
 def _tune(sock: socket.socket, alive_interval: float) -> None:
@@ -56,7 +197,8 @@ class ProxySocket:
     """A ProxyCommand's stdin and stdout, as a socket.
 
     paramiko's own ``ProxyCommand`` leaves zombies and lets a full stderr block; a socket pair
-    and a file do not. The command has a session of its own: Ctrl-C is not meant for it.
+    and a file do not. The command has a session of its own: Ctrl-C is not meant for it, and
+    what it starts ends with it.
     """
 
     def __init__(self, command: str) -> None:
@@ -65,6 +207,9 @@ class ProxySocket:
         Raises:
             OSError: It cannot be started.
         """
+        self._ending = threading.Lock()
+        self._closing = threading.Lock()
+        self._kill_at: float | None = None
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the socket
         self._socket, theirs = socket.socketpair()
         with theirs:
@@ -78,29 +223,44 @@ class ProxySocket:
         self.send = self._socket.send
         self.recv = self._socket.recv
         self.settimeout = self._socket.settimeout
-        self.shutdown = self._socket.shutdown
         self.said = ""  # why the command failed, once it is closed; empty: it did not
 
     @property
     def _closed(self) -> bool:  # what paramiko asks a socket
         return self._socket.fileno() < 0
 
+    def end(self) -> None:
+        """Hang up and tell the command to end, without waiting for it. Idempotent."""
+        with self._ending:
+            if self._kill_at is not None:
+                return
+            self._kill_at = time.monotonic() + _PROXY_END_S
+            with contextlib.suppress(OSError):  # the command hung up first
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self._signal(signal.SIGTERM)
+
     def close(self) -> None:
-        """Hang up and end the command, within seconds. Idempotent."""
-        if self._closed:
-            return
-        self._socket.close()
-        self._process.terminate()
-        try:
-            self._process.wait(_PROXY_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._stderr.seek(0)
-        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        """Hang up and see the command's end, by force where it does not end soon. Idempotent."""
+        self.end()
+        with self._closing:
+            if self._closed:
+                return
+            self._socket.close()
+            try:
+                self._process.wait(seconds_left(self._kill_at or 0))
+            except subprocess.TimeoutExpired:
+                self._signal(signal.SIGKILL)
+                self._process.wait()
+            self._stderr.seek(0)
+            lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+            self._stderr.close()
         status = self._process.returncode
         self.said = lines[-1] if lines else f"it ended with status {status}" if status > 0 else ""
-        self._stderr.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Signal the command and what it started; not reaped yet, it still has its number."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
 
 def seconds_left(deadline: float) -> float:

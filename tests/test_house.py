@@ -20,15 +20,25 @@ PACKAGE = ROOT / "allot"
 FLOORS = {
     0: ("errors", "model"),
     1: (
-        *("hostfile", "markers", "script", "paths", "events"),
-        *("lifecycle", "scheduler", "settings", "wording", "forecast", "rows", "lines"),
+        *("hostfile", "markers", "reaper", "script", "questions", "answers", "paths", "events"),
+        *(
+            "lifecycle",
+            "scheduler",
+            "units",
+            "settings",
+            "environment",
+            "wording",
+            "forecast",
+            "rows",
+            "lines",
+        ),
     ),
     2: (
         *("watchdog", "sshconfig", "hostkeys", "sockets", "sshauth", "sftp"),
-        *("gateway", "node", "sftpserver", "sshserver", "loopback"),
+        *("faults", "gateway", "shell", "node", "sftpserver", "sshserver", "loopback"),
         *("screen", "progress", "tracking", "probe", "output", "fetch"),
     ),
-    3: ("roster", "driver", "launcher", "monitor", "muster"),
+    3: ("roster", "harvest", "driver", "launcher", "seats", "foreman", "monitor", "muster"),
     4: ("cluster",),
     5: ("cli", "__init__", "__main__"),
 }
@@ -37,7 +47,7 @@ PURE = [*FLOORS[0], *FLOORS[1]]
 
 IMPORTERS = {
     "paramiko": {
-        *("sshconfig", "sshauth", "sftp", "gateway", "node"),
+        *("sshconfig", "sshauth", "sftp", "faults", "gateway", "node"),
         *("sftpserver", "sshserver", "loopback"),
     },
     "tqdm": {"progress"},

@@ -133,8 +133,8 @@ def test_a_request_cut_short_runs_not_at_all(five_nodes: SshdNodes, tmp_path: Pa
     script = f"touch {tmp_path}/a\ntouch {tmp_path}/b"
     for cut in (None, -1, -20, -len(script) + 8, -len(script), -len(script) - 10, 20):
         with connected(five_nodes) as node:
-            assert node._shell is not None
-            channel = node._shell._channel
+            assert node._session is not None
+            channel = node._session.shell._channel
 
             def send(data: bytes, to: paramiko.Channel = channel, cut: int | None = cut) -> None:
                 to.send(data[:cut])

@@ -15,7 +15,7 @@ from nodes import reach, write_config
 from paramiko import ssh_exception
 
 from allot.errors import AuthenticationFailedError, ConnectionFailedError, HostKeyError, NodeError
-from allot.gateway import translate
+from allot.faults import translate
 
 
 @pytest.mark.parametrize("host", ["nonexistent.invalid", "a..b", "a" * 70])

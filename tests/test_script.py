@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 import pwd
-import select
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,14 +18,14 @@ from typing import Any, cast
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sandbox import MARK, Process, descendants, process_table, wait_until
+from localnode import JOB_DIRECTORY, PATIENCE_S, LocalNode, local_nodes
+from sandbox import process_table, wait_until
 
 from allot import script
+from allot.environment import job_variables, param_variables
 from allot.errors import TaskConfigError
-from allot.events import Ended, Event, Refused, Started, parse_events
+from allot.events import Ended, Refused, Started, parse_events
 from allot.model import NodeTaskConfig
-from allot.node import _Shell
-from allot.script import Launch
 
 # One Bash serves all examples of a test: its fixture is begun once on purpose.
 IN_BASH = settings(
@@ -35,8 +33,6 @@ IN_BASH = settings(
     max_examples=25,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-JOB_DIRECTORY = ".allot/job/nd01"
-_PATIENCE_S = 60.0
 
 WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
 RAW_WORDS = st.binary(max_size=30).map(
@@ -46,156 +42,11 @@ SHELL_WORDS = st.text(alphabet="'\"\\$`!~*?[]{}()<>|&;#=-^% \t\n\r\x01\x1e\x7fab
 ANY_WORD = st.one_of(WORDS, RAW_WORDS, SHELL_WORDS)
 
 
-class LocalChannel:
-    """A process on this machine in the place of an SSH channel."""
-
-    exit_status = -1
-
-    def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
-        self.sent = bytearray()
-        self.status_event = threading.Event()
-        self.status_event.set()
-        self._home = home
-        self._environment = environment
-        self._timeout = 0.0
-
-    def exec_command(self, command: str) -> None:
-        # As sshd does: a session of its own, signals at their defaults, little environment.
-        self.stderr = self._home / f"stderr-{id(self)}"
-        plain = {name: os.environ[name] for name in ("PATH", MARK)}
-        with self.stderr.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                ["env", "--default-signal=INT,QUIT,PIPE", "bash", "-c", command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                cwd=self._home,
-                env={**plain, "HOME": str(self._home), **self._environment},
-                start_new_session=True,
-                bufsize=0,
-            )
-
-    def sendall(self, data: bytes) -> None:
-        assert self.process.stdin is not None
-        self.sent += data
-        view = memoryview(data)
-        while view:
-            view = view[self.process.stdin.write(view) :]
-
-    def settimeout(self, timeout: float) -> None:
-        self._timeout = timeout
-
-    def recv(self, size: int) -> bytes:
-        assert self.process.stdout is not None
-        if not select.select([self.process.stdout], [], [], self._timeout)[0]:
-            raise TimeoutError
-        return os.read(self.process.stdout.fileno(), size)
-
-    def recv_stderr_ready(self) -> bool:
-        return False
-
-    def recv_ready(self) -> bool:
-        assert self.process.stdout is not None
-        return bool(select.select([self.process.stdout], [], [], 0)[0])
-
-    def hang_up(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        try:
-            self.process.wait(_PATIENCE_S)
-        finally:
-            self.process.kill()
-            self.process.stdout.close()
-
-
-class LocalNode:
-    """A Bash kept open as on a node, with the node's own framing, and its home in a directory."""
-
-    def __init__(self, home: Path, environment: Mapping[str, str] | None = None) -> None:
-        home.mkdir(exist_ok=True)
-        self.home = home
-        self.outputs = home / "out"
-        self.channel = LocalChannel(home, environment or {})
-        self.shell = _Shell(cast(Any, self.channel))
-        self.shell.start(time.monotonic() + _PATIENCE_S)
-
-    def request(self, text: str) -> bytes:
-        return self.shell.request(text, time.monotonic() + _PATIENCE_S)
-
-    def prepare(self, variables: Mapping[str, str] | None = None) -> None:
-        reply = self.request(script.prelude(JOB_DIRECTORY, variables or {}))
-        assert reply == os.fsencode(f"ready {self.directory}\n")
-
-    @property
-    def directory(self) -> Path:
-        return self.home / JOB_DIRECTORY
-
-    def launch(self, *cmds: str, **changes: Any) -> Launch:
-        proc_id = changes.get("proc_id", 0)
-        plain = Launch(
-            proc_id=proc_id,
-            attempt=0,
-            local_id=0,
-            output_file=self.outputs / f"{proc_id}.out",
-            error_file=None,
-            cwd=None,
-            env={},
-            script=script.task_script(cmds),
-        )
-        return replace(plain, **changes)
-
-    def start(self, *launches: Launch) -> None:
-        assert self.request(script.launch_script(launches)) == b""
-
-    def wait(self) -> None:
-        """Until every recorder has ended; a Bash without job control waits for all of them."""
-        assert self.request("wait") == b""
-
-    def run(self, *launches: Launch) -> dict[int, Event]:
-        """Launch, wait, and tell how each task ended, by ``proc_id``."""
-        self.start(*launches)
-        self.wait()
-        return {e.proc_id: e for e in self.events() if not isinstance(e, Started)}
-
-    def run_one(self, *cmds: str, **changes: Any) -> tuple[int, str]:
-        """One task's exit code and output."""
-        launch = self.launch(*cmds, **changes)
-        end = self.run(launch)[launch.proc_id]
-        assert isinstance(end, Ended)
-        return end.exit_code, launch.output_file.read_text()
-
-    def events(self) -> list[Event]:
-        data = (self.directory / "events").read_bytes()
-        events, taken = parse_events(data)
-        assert taken == len(data)
-        assert len(events) == data.count(b"\n")
-        return events
-
-    def started(self) -> Started:
-        wait_until(lambda: bool(self.events()), _PATIENCE_S, "no start was written down")
-        event = self.events()[0]
-        assert isinstance(event, Started)
-        return event
-
-    def below(self, pid: int) -> set[Process]:
-        table = process_table()
-        return {p for p in descendants(table, [pid]) if p.pid != pid}
-
-
 @pytest.fixture
 def make_node(tmp_path: Path) -> Iterator[Callable[..., LocalNode]]:
     """Makes nodes with one home; none of their Bashes may have complained."""
-    nodes: list[LocalNode] = []
-
-    def make(**environment: str) -> LocalNode:
-        nodes.append(LocalNode(tmp_path / "home", environment))
-        return nodes[-1]
-
-    yield make
-    for node in nodes:
-        node.channel.hang_up()
-    assert [node.channel.stderr.read_text() for node in nodes] == [""] * len(nodes)
+    with local_nodes(tmp_path) as make:
+        yield make
 
 
 @pytest.fixture
@@ -259,7 +110,7 @@ def test_commands_and_variables_reach_the_task(node: LocalNode, words: list[str]
             proc_id=number,
             attempt=attempt,
             output_file=node.outputs / f"{number} {script.quote(word).replace('/', '_')}.out",
-            env={"WORD": word, **script.param_variables({"a b": word})},
+            env={"WORD": word, **param_variables({"a b": word})},
         )
         for number, word in enumerate(words)
     ]
@@ -305,16 +156,6 @@ def test_names_that_are_no_variables_are_refused(name: str) -> None:
     with pytest.raises(TaskConfigError) as caught:
         script.exports({"GOOD": "1", name: "2"})
     assert repr(name) in str(caught.value)
-
-
-def test_parameters_become_variables() -> None:
-    """A dict gives a variable an entry, a scalar gives ``ALLOT_PARAM_LINE``, nothing gives none."""
-    assert script.param_variables({"lr": 0.1, "out dir": Path("/x")}) == {
-        "ALLOT_PARAM_LR": "0.1",
-        "ALLOT_PARAM_OUT_DIR": "/x",
-    }
-    assert script.param_variables(7) == {"ALLOT_PARAM_LINE": "7"}
-    assert script.param_variables(None) == {}
 
 
 # The task contract.
@@ -433,7 +274,7 @@ def test_the_recorder_holds_no_channel_open(node: LocalNode) -> None:
         os.readlink(f"/proc/self/fd/{end.fileno()}")
         for end in (node.channel.process.stdout, node.channel.process.stdin)
     }
-    wait_until(lambda: bool(node.below(recorder)), _PATIENCE_S, "no task")
+    wait_until(lambda: bool(node.below(recorder)), PATIENCE_S, "no task")
 
     def held() -> set[str]:
         found = set()
@@ -444,7 +285,7 @@ def test_the_recorder_holds_no_channel_open(node: LocalNode) -> None:
                         found.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
         return found & pipes
 
-    wait_until(lambda: not held(), _PATIENCE_S, lambda: f"held open: {held()}")
+    wait_until(lambda: not held(), PATIENCE_S, lambda: f"held open: {held()}")
     (node.home / "gate").write_text("go\n")
     node.wait()
 
@@ -464,9 +305,9 @@ def test_a_task_sees_the_environment_of_its_place(node: LocalNode) -> None:
         ntasks_per_node=4,
         cpus_per_task=6,
     )
-    node.prepare(script.job_variables(config))
+    node.prepare(job_variables(config))
     before = {entry.partition(b"=")[0] for entry in node.request("env -0").split(b"\0")}
-    own = {"MINE": "a\nb", **script.param_variables("p")}
+    own = {"MINE": "a\nb", **param_variables("p")}
     node.run_one("env -0", proc_id=5, local_id=1, attempt=7, env=own)
     entries = (node.outputs / "5.out").read_text().rstrip("\0").split("\0")
     env = dict(entry.split("=", 1) for entry in entries)
@@ -483,6 +324,7 @@ def test_a_task_sees_the_environment_of_its_place(node: LocalNode) -> None:
         "ALLOT_NTASKS_PER_NODE": "4",
         "ALLOT_CPUS_PER_TASK": "6",
         "ALLOT_ATTEMPT": "7",
+        "ALLOT_TASK": "job/5/7",
         "ALLOT_PARAM_LINE": "p",
         "MINE": "a\nb",
     }
@@ -597,7 +439,7 @@ def test_two_clients_at_once_start_a_task_once(make_node: Callable[..., LocalNod
     for one in nodes:
         one.prepare()
     launches = [nodes[0].launch(f"echo {number} >> ~/ran", proc_id=number) for number in range(40)]
-    barrier = threading.Barrier(2, timeout=_PATIENCE_S)
+    barrier = threading.Barrier(2, timeout=PATIENCE_S)
 
     def launch(one: LocalNode) -> None:
         for first in range(0, len(launches), 5):
@@ -628,9 +470,9 @@ def test_a_stopped_task_has_not_ended(node: LocalNode, told: bool) -> None:
         table = process_table()
         return text != "" and table[int(text)].state == "T" and table[recorder].state == "S"
 
-    wait_until(is_stopped, _PATIENCE_S, "it did not stop")
+    wait_until(is_stopped, PATIENCE_S, "it did not stop")
     if told:
-        wait_until((node.home / "asleep").exists, _PATIENCE_S, "the recorder did not look again")
+        wait_until((node.home / "asleep").exists, PATIENCE_S, "the recorder did not look again")
     assert [type(event) for event in node.events()] == [Started]
     os.kill(int(output.read_text()), signal.SIGCONT)
     assert node.request("builtin wait") == b""
@@ -678,7 +520,7 @@ def test_an_end_is_written_down_once_it_can_be(node: LocalNode) -> None:
     node.start(
         node.launch(f"cd {script.quote(str(node.directory))}; mv events aside; mkdir events")
     )
-    wait_until((node.home / "tried").exists, _PATIENCE_S, "the recorder did not wait")
+    wait_until((node.home / "tried").exists, PATIENCE_S, "the recorder did not wait")
     with aside.open("ab") as file:
         file.write(b"E 0 0 0 0 17")
     events.rmdir()
@@ -730,7 +572,7 @@ def test_a_batch_that_was_cut_short_runs_not_at_all(make_node: Callable[..., Loc
             input=head + data,
             cwd=node.home,
             capture_output=True,
-            timeout=_PATIENCE_S,
+            timeout=PATIENCE_S,
             check=False,
         )
         return run.stdout
@@ -739,53 +581,3 @@ def test_a_batch_that_was_cut_short_runs_not_at_all(make_node: Callable[..., Loc
     assert not (node.home / "ran").exists()
     assert feed(batch) != feed(b"")
     assert (node.home / "ran").read_text() == "0\n1\n"
-
-
-# Looking at a node and its files.
-
-
-def test_the_probe_reads_a_real_node(node: LocalNode, tmp_path: Path) -> None:
-    """The reply has what the node is, and tells a directory that both sides see."""
-    nonce, answer = tmp_path / "nonce 'x", tmp_path / "nonce 'x.0"
-    nonce.write_text("secret\n")
-    reply = node.request(script.probe_script(str(tmp_path), str(nonce), "secret", str(answer)))
-    lines = dict(line.split("=", 1) for line in reply.decode().splitlines())
-    assert int(lines["cpus"]) == len(os.sched_getaffinity(0))
-    assert lines["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    assert abs(float(lines["clock"].replace(",", ".")) - time.time()) < 60
-    assert (lines["home"], lines["shared"]) == ("writable", "yes")
-    assert lines["file_system"]
-    assert answer.exists()
-
-
-@pytest.mark.parametrize("content", ["other\n", "", None])
-def test_the_probe_of_a_node_with_a_disk_of_its_own(
-    node: LocalNode, tmp_path: Path, content: str | None
-) -> None:
-    """A node that does not see the client's own file there shares nothing, and writes nothing."""
-    nonce, answer = tmp_path / "nonce", tmp_path / "nonce.0"
-    if content is not None:
-        nonce.write_text(content)
-    reply = node.request(script.probe_script(str(tmp_path), str(nonce), "secret", str(answer)))
-    assert b"\nclock=" in reply
-    assert b"shared" not in reply
-    assert not answer.exists()
-
-
-@IN_BASH
-@given(data=st.binary(max_size=2000), offset=st.integers(0, 2100), length=st.integers(0, 2100))
-def test_files_are_read_through_bash_byte_for_byte(
-    node: LocalNode, data: bytes, offset: int, length: int
-) -> None:
-    """Where there is no SFTP, any piece of a file is read as it is, and a missing one is told."""
-    file = node.home / "-a 'b.out"
-    file.write_bytes(data)
-    missing = str(node.home / "missing")
-    pieces = [(str(file), offset, length), (missing, 0, 10), (str(file), 0, 5000)]
-    lines = node.request(script.read_script(pieces)).splitlines()
-    assert lines[1] == script.MISSING
-    assert [line[:1] for line in (lines[0], lines[2])] == [script.PRESENT] * 2
-    assert base64.b64decode(lines[0][1:]) == data[offset : offset + length]
-    assert base64.b64decode(lines[2][1:]) == data
-    sizes = node.request(script.sizes_script([str(file), missing]))
-    assert sizes == b"%d\n-\n" % len(data)

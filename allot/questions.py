@@ -1,0 +1,365 @@
+"""Every piece of Bash that asks a node something: what it has, who uses it, what a file holds.
+
+Rules: pure; a question changes nothing on the node but the kept-open Bash's memory of its last
+look at the processes, and the answer to the sharing test. A reply is lines, ``key=value`` where
+there are several kinds; what they mean is decided on the client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from allot.script import quote
+
+
+def sharing_script(output_dir: str, nonce_file: str, nonce: str, answer_file: str) -> str:
+    """Find out whether a node shares the output directory.
+
+    Args:
+        output_dir: The job's output directory on the client.
+        nonce_file: A file in it that the client wrote.
+        nonce: What it wrote there.
+        answer_file: What a node that reads the same writes.
+
+    Returns:
+        Bash that prints ``file_system=`` and, where it could answer, ``shared=yes``.
+    """
+    arguments = " ".join(quote(word) for word in (output_dir, nonce_file, nonce, answer_file))
+    return f"{_SHARING}__allot_sharing {arguments}\n"
+
+
+def probe_script(
+    job_id: str,
+    *,
+    running: bool = False,
+    declared_gpus: int | None = None,
+    terminals: bool = False,
+    patience: float = 5.0,
+) -> str:
+    """Look at a node: what it has, and what is free.
+
+    Args:
+        job_id: The job whose processes are not others'.
+        running: Whether to measure the CPUs that others use. It takes half a second the first
+            time in a kept-open Bash; later it is what they used since the last look.
+        declared_gpus: How many GPUs the user says it has.
+        terminals: Whether to look when the other users typed.
+        patience: Seconds that the GPU driver's tool may take.
+
+    Returns:
+        Bash that prints ``key=value`` lines, the node's clock last.
+    """
+    words = (
+        quote(job_id),
+        "yes" if running else "''",
+        "yes" if declared_gpus else "''",
+        "yes" if terminals else "''",
+        f"{patience:g}",
+    )
+    return f"{_PROBE}__allot_probe {' '.join(words)}\n"
+
+
+_SHARING = r"""
+__allot_sharing() {
+  local nonce=
+  [[ ! -r $2 ]] || read -r nonce < "$2"
+  if [[ $nonce == "$3" ]]; then
+    printf 'file_system=%s\n' "$(stat -f -c %T -- "$1")"
+    { : >| "$4"; } 2> /dev/null && echo shared=yes
+  fi
+}
+"""
+
+# nproc heeds the affinity mask, and OMP_NUM_THREADS too, which is no property of the node.
+# cgroup limits: v2 keeps them in each level's cpu.max and memory.max, v1 in trees of their own
+# (https://docs.kernel.org/admin-guide/cgroup-v2.html, .../cgroup-v1/).
+#
+# Whose a process is: the job's where its environment says so (that of other users cannot be read)
+# or where it is in a session with one whose does, since a program that writes its own title
+# overwrites its environment; and what carries the connection: the kept-open Bash with what is in
+# its session (recorders), its ancestors, and the SFTP server beside it. A session that is also
+# an ancestor's says nothing, for it may hold the whole SSH server; nor does 0, which stands for
+# any that lies outside of a container.
+# Where others' processes are hidden (hidepid=), it is what the machine used less what ours did,
+# their ended children included.
+# What is not the job's counts with the CPU time between two looks; a process that began since,
+# with its mean over its life (0.2 s at least), so that a crowd of short ones is seen too.
+_PROBE = r"""
+__allot_say() {
+  local line
+  [[ ! -r $2 ]] || { read -r line < "$2"; printf '%s=%s\n' "$1" "$line"; }
+}
+__allot_levels() {
+  local root=$1 level=$2
+  while :; do
+    __allot_say cpu_max "$root$level/cpu.max"
+    __allot_say memory_max "$root$level/memory.max"
+    __allot_say memory_max "$root$level/memory.limit_in_bytes"
+    if [[ -r $root$level/cpu.cfs_quota_us ]]; then
+      local quota period
+      read -r quota < "$root$level/cpu.cfs_quota_us"
+      read -r period < "$root$level/cpu.cfs_period_us"
+      printf 'cpu_max=%s %s\n' "$quota" "$period"
+    fi
+    [[ $level == */* ]] || break
+    level=${level%/*}
+  done
+}
+__allot_limits() {
+  local controllers level
+  while IFS=: read -r _ controllers level; do
+    case ,$controllers, in
+      ,,) __allot_levels /sys/fs/cgroup "${level%/}" ;;
+      *,cpu,*) __allot_levels /sys/fs/cgroup/cpu "${level%/}" ;;
+      *,memory,*) __allot_levels /sys/fs/cgroup/memory "${level%/}" ;;
+    esac
+  done < /proc/self/cgroup
+}
+__allot_marks() {
+  local line pid
+  while read -r line; do
+    pid=${line%%/*}
+    case $line in
+      */environ:ALLOT_JOB_ID=*) job_of[$pid]=${line#*=} ;;
+      */environ:ALLOT_GPU_IDS=*) gpus_of[$pid]=${line#*=} ;;
+    esac
+  done <<< "$(cd /proc && LC_ALL=C grep -aHozsxE 'ALLOT_(JOB_ID=[^[:cntrl:]]+|GPU_IDS=[0-9,]+)' \
+    [0-9]*/environ | tr '\0' '\n')"
+  for pid in "${!job_of[@]}"; do
+    [[ ${job_of[$pid]} != "$job" ]] || own[$pid]=yes
+  done
+}
+__allot_family() {
+  local pid=$$ line word
+  strange[0]=yes
+  while ((pid > 0)) && read -r line < "/proc/$pid/stat"; do
+    own[$pid]=yes
+    word=(${line##*) })
+    ((pid == $$)) || strange[${word[3]}]=yes
+    pid=${word[1]}
+  done 2> /dev/null
+  session[$$]=yes
+}
+__allot_look() {
+  local file line pid word
+  rows=()
+  read -r now _ < /proc/uptime
+  now=$((10#${now/./}))
+  for file in /proc/[0-9]*/stat; do
+    read -r line < "$file" || continue
+    pid=${line%% *}
+    word=(${line##*) })
+    [[ -z ${job_of[$pid]-} || -z ${own[$pid]-} ]] || session[${word[3]}]=yes
+    [[ ${word[1]} != "$PPID" || $line != *\ \(s@(ftp-server|shd*)\)\ * ]] || own[$pid]=yes
+    rows+=("$pid ${word[3]} ${word[19]} $((word[11] + word[12])) $((word[13] + word[14]))")
+  done 2> /dev/null
+  for word in "${!strange[@]}"; do unset "session[$word]"; done
+  read -r -a word < /proc/stat
+  busy=$((word[1] + word[2] + word[3] + word[6] + word[7]))
+}
+__allot_remember() {
+  local row word
+  __allot_then=$now __allot_busy=$busy __allot_ours=0 __allot_seen=()
+  for row in "${rows[@]}"; do
+    word=($row)
+    __allot_seen[${word[0]}:${word[2]}]=${word[3]}
+    [[ -z ${own[${word[0]}]-}${session[${word[1]}]-} ]] ||
+      __allot_ours=$((__allot_ours + word[3] + word[4]))
+  done
+}
+__allot_foreign() {
+  local row word old age hertz busy both=0 since=0 ours=0 elapsed rows now
+  local -A session=() strange=()
+  hertz=$(getconf CLK_TCK 2> /dev/null) || hertz=100
+  __allot_family
+  __allot_look
+  elapsed=$((now - ${__allot_then:--30000}))
+  if ((elapsed < 50 || elapsed >= 30000)); then
+    declare -gA __allot_seen
+    __allot_remember
+    sleep 0.5
+    __allot_look
+    elapsed=$((now - __allot_then))
+  fi
+  for row in "${rows[@]}"; do
+    word=($row)
+    if [[ -n ${own[${word[0]}]-} || -n ${session[${word[1]}]-} ]]; then
+      own[${word[0]}]=yes
+      ours=$((ours + word[3] + word[4]))
+      continue
+    fi
+    old=${__allot_seen[${word[0]}:${word[2]}]-}
+    if [[ -n $old ]]; then
+      both=$((both + word[3] - old))
+    else
+      age=$((now - word[2] * 100 / hertz))
+      ((age > 20)) || age=20
+      ((age < elapsed)) || age=$elapsed
+      since=$((since + word[3] * 100000 / hertz / age))
+    fi
+  done
+  if [[ ! -r /proc/1/stat ]]; then
+    both=$((busy - __allot_busy - ours + __allot_ours)) since=0
+  fi
+  printf 'foreign=%s\n' "$((both * 100000 / hertz / elapsed + since))"
+  __allot_remember
+}
+__allot_nvidia() {
+  local line kind=gpu
+  while IFS= read -r -t "$1" line; do
+    if [[ $line == - ]]; then kind=app; else gpus+=("$kind=$line"); fi
+  done < <(
+    exec 2> /dev/null 3>&- 10<&-
+    timeout -k 1 "$1" sh -c '
+      nvidia-smi --query-gpu=index,uuid,utilization.gpu,memory.used --format=csv,noheader,nounits
+      echo -
+      nvidia-smi --query-compute-apps=gpu_uuid,pid --format=csv,noheader'
+  )
+}
+__allot_gpus() {
+  local line pid
+  for line in "${gpus[@]}"; do
+    pid=${line##*, }
+    if [[ $line == app=* && $pid == +([0-9]) && -n ${own[$pid]-} ]]; then
+      printf 'own_%s\n' "$line"
+    else
+      printf '%s\n' "$line"
+    fi
+  done
+  local -A told=()
+  for pid in "${!gpus_of[@]}"; do
+    line="${gpus_of[$pid]} ${job_of[$pid]-}"
+    [[ ${job_of[$pid]-$job} == "$job" || -n ${told[$line]-} ]] || printf 'held=%s\n' "$line"
+    told[$line]=yes
+  done
+}
+__allot_amd() {
+  local file id
+  for file in /sys/class/kfd/kfd/topology/nodes/*/gpu_id; do
+    if read -r id < "$file" && [[ $id != 0 ]]; then gpus+=("amd=$id"); fi
+  done 2> /dev/null
+}
+__allot_terminals() {
+  local user time name
+  printf 'user=%s\n' "$EUID"
+  while read -r user time name; do
+    [[ $user == "$EUID" || $user == 0 && $name == /dev/tty* ]] || printf 'typed=%s\n' "$time"
+  done <<< "$(stat -c '%u %X %n' -- /dev/pts/[0-9]* /dev/tty[0-9]* 2> /dev/null)"
+}
+__allot_probe() {
+  local job=$1 running=$2 declared=$3 terminals=$4 key value nvidia= gpus=()
+  local -A own=() job_of=() gpus_of=()
+  printf 'bash=%s\n' "$BASH_VERSION"
+  __allot_say boot_id /proc/sys/kernel/random/boot_id
+  __allot_say load /proc/loadavg
+  printf 'cpus=%s\n' "$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)"
+  while read -r key value _; do
+    case $key in MemTotal:|MemAvailable:|MemFree:) printf '%s=%s\n' "${key%:}" "$value" ;; esac
+  done < /proc/meminfo
+  __allot_limits
+  __allot_amd
+  ! command -v nvidia-smi > /dev/null || nvidia=yes
+  # Whose the processes are comes first: one of ours that ended since is then on neither list.
+  [[ -z $running$declared$nvidia && ${#gpus[@]} == 0 ]] || __allot_marks
+  [[ -z $running ]] || __allot_foreign
+  [[ -z $nvidia ]] || __allot_nvidia "$5"
+  __allot_gpus
+  [[ -z $terminals ]] || __allot_terminals
+  key=$HOME/.allot
+  [[ -e $key ]] || key=$HOME
+  [[ ! -w $key ]] || echo home=writable
+  printf 'local_time=%(%H:%M)T\n' -1
+  printf 'clock=%s\n' "${EPOCHREALTIME:-$(printf '%(%s)T' -1)}"
+}
+"""
+
+
+MISSING = b"-"
+"""What stands for a file that is not there in the reply to :func:`read_script`."""
+
+PRESENT = b"+"
+"""What stands before the content of one that is."""
+
+
+def read_script(pieces: Iterable[tuple[str, int, int]]) -> str:
+    """Read pieces of files, each a path, an offset and a length in bytes.
+
+    Returns:
+        Bash that prints one line a piece: ``-`` or ``+`` and the bytes in base64.
+    """
+    calls = "\n".join(
+        f"__allot_read {quote(path)} {offset + 1} {length}" for path, offset, length in pieces
+    )
+    return f"{_READ}{calls}"
+
+
+def sizes_script(files: Iterable[str]) -> str:
+    """Bash that prints the size of each file in bytes on a line of its own, ``-`` for none."""
+    return "\n".join(f"stat -L -c %s -- {quote(file)} 2>/dev/null || echo -" for file in files)
+
+
+_READ = r"""
+__allot_read() {
+  [[ -r $1 ]] || { echo -; return; }
+  printf '+%s\n' "$(tail -c "+$2" -- "$1" 2>/dev/null | head -c "$3" | base64 -w 0)"
+}
+"""
+
+
+def alive_script(processes: Iterable[tuple[int, int]]) -> str:
+    """Find out which processes are still those they were.
+
+    Args:
+        processes: Pairs of a pid and its start ticks (field 22 of ``/proc/<pid>/stat``).
+
+    Returns:
+        Bash that prints the boot id and then each pid that lives, a line each.
+    """
+    pairs = " ".join(f"{pid} {ticks}" for pid, ticks in processes)
+    return f"{_ALIVE}__allot_alive {pairs}\n"
+
+
+# Pids come round again, also after a reboot: a process is known by its start too. A zombie is dead.
+_ALIVE = r"""
+__allot_alive() {
+  local stat
+  read -r stat < /proc/sys/kernel/random/boot_id
+  echo "$stat"
+  while (($#)); do
+    { read -r stat < "/proc/$1/stat"; } 2> /dev/null && {
+      stat=(${stat##*) })
+      [[ ${stat[19]} != "$2" || ${stat[0]} == [ZX] ]] || echo "$1"
+    }
+    shift 2
+  done
+}
+"""
+
+
+def rendezvous_script(count: int) -> str:
+    """Find where programs on other nodes can reach this one.
+
+    Returns:
+        Bash that prints ``address=``, as the client's end reaches it, and ``count`` times
+        ``port=``: TCP ports that nobody listens at, below those that are given out by themselves.
+    """
+    return f"{_RENDEZVOUS}__allot_rendezvous {count}\n"
+
+
+_RENDEZVOUS = r"""
+__allot_rendezvous() {
+  local -A taken=()
+  local connection=($SSH_CONNECTION) place state port count=0
+  printf 'address=%s\n' "${connection[2]:-$(uname -n)}"
+  while read -r _ place _ state _; do
+    [[ $state != 0A ]] || taken[$((16#${place##*:}))]=yes
+  done < <(cat /proc/net/tcp /proc/net/tcp6 2> /dev/null)
+  while ((count < $1)); do
+    port=$((20000 + RANDOM % 10000))
+    [[ -z ${taken[$port]} ]] || continue
+    taken[$port]=yes
+    printf 'port=%s\n' "$port"
+    count=$((count + 1))
+  done
+}
+"""

@@ -1,0 +1,195 @@
+"""A node as the monitor drives it: where it stands, what it is owed, when its turn is.
+
+Rules: changed by the monitor's thread only; decides by the scheduler's rules.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from allot.driver import Mail, NodeDriver, Turn
+from allot.errors import NodeError
+from allot.launcher import Place
+from allot.model import NodeState, NodeStatus
+from allot.probe import NodeFacts, NodeProbe
+from allot.scheduler import Demand, NodeSlots, slots_now
+from allot.script import CancelOrder, Launch
+
+_FIRST_RETRY_S = 1.0
+_LAST_RETRY_S = 30.0
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what terms the nodes of a job are used."""
+
+    probe: NodeProbe
+    demand: Demand
+    oversubscribe: bool
+
+
+@dataclass
+class Seat:
+    """One node that is used.
+
+    Attributes:
+        driver: What drives it.
+        place: What its tasks see of it.
+        terms: On what terms it is used.
+        facts: What the last probe found.
+        status: Where it stands.
+        inbox: Tasks that are to be launched there.
+        cancels: Tasks that are to be cancelled there.
+        due: When its next turn is worth while (monotonic clock); None: not before there is mail.
+        under_way: Whether a worker takes it through a turn.
+        sends: Whether that turn carries launches.
+        failed_in_a_row: Tasks that failed there since the last one that did not.
+        completed: Tasks that completed there.
+    """
+
+    driver: NodeDriver
+    place: Place
+    terms: Terms
+    facts: NodeFacts
+    status: NodeStatus
+    inbox: list[Launch] = field(default_factory=list)
+    cancels: list[CancelOrder] = field(default_factory=list)
+    due: float | None = None
+    under_way: bool = False
+    sends: bool = False
+    failed_in_a_row: int = 0
+    completed: int = 0
+    _broken_turns: int = 0
+    _wants_probe: bool = False
+    _probed_at: float = field(default_factory=time.monotonic)
+    _drained: str = ""
+    _busy: str = ""
+    _unreachable: str = ""
+
+    @property
+    def is_reachable(self) -> bool:
+        """False from a break on until a turn went through again."""
+        return not self._unreachable
+
+    @property
+    def may_take_tasks(self) -> bool:
+        """Whether it is neither drained nor out of reach."""
+        return not (self._drained or self._unreachable)
+
+    def is_due(self, now: float) -> bool:
+        """Whether it should be taken through a turn now."""
+        if self.under_way:
+            return False
+        if self.due is not None and self.due <= now:
+            return True
+        return self.is_reachable and bool(self.inbox or self.cancels or self._wants_probe)
+
+    def take_mail(self) -> Mail:
+        """Everything that is owed; a turn is under way from now on."""
+        self.sends, self.under_way, self.due = bool(self.inbox), True, None
+        mail = Mail(self.inbox, self.cancels, self._wants_probe)
+        self.inbox, self.cancels, self._wants_probe = [], [], False
+        return mail
+
+    def take_back(self, turn: Turn) -> None:
+        """Note what a turn brought."""
+        self.under_way = self.sends = False
+        now = time.monotonic()
+        if turn.facts is not None:
+            self.note_facts(turn.facts)
+        if turn.error is not None:
+            self._broken_turns += 1
+            self.due = now + _retry_delay(self._broken_turns)
+            self._note_break(turn.error)
+            return
+        self._broken_turns = 0
+        self._unreachable = ""
+        self.due = None if turn.pause is None else now + turn.pause
+        self._update()
+
+    def note_facts(self, facts: NodeFacts) -> None:
+        """Note what a probe found."""
+        self._probed_at = time.monotonic()
+        self.facts = facts
+        self._busy = self.terms.probe.objection(facts)
+        self.status = replace(self.status, health=facts.health)
+        self._update()
+
+    def drain(self, reason: str) -> None:
+        """Give it nothing new from now on."""
+        self._drained = reason
+        self._update()
+
+    def resume(self) -> None:
+        """Use it again; the failures so far are forgotten."""
+        self._drained = ""
+        self.failed_in_a_row = 0
+        self._update()
+
+    def slots(self, running: int, held_gpus: Sequence[int], *, tasks_wait: bool) -> NodeSlots:
+        """What the scheduler may give out on it now.
+
+        A node that was not looked at for the probe's interval is asked first, and gets nothing
+        before it has answered.
+
+        Args:
+            running: Tasks of the job that run there.
+            held_gpus: GPUs that they hold.
+            tasks_wait: Whether there is anything to give.
+        """
+        now = self.slots_of(self.place, self.facts, self.terms, running, held_gpus)
+        state = self.status.state
+        is_stale = time.monotonic() - self._probed_at >= self.terms.probe.interval
+        usable = state is NodeState.READY and running < self.place.slots
+        if tasks_wait and is_stale and (usable or state is NodeState.BUSY):
+            self._wants_probe = True
+            return replace(now, state=state, limit=running)
+        return replace(now, state=state)
+
+    @staticmethod
+    def slots_of(
+        place: Place,
+        facts: NodeFacts,
+        terms: Terms,
+        running: int = 0,
+        held_gpus: Sequence[int] = (),
+    ) -> NodeSlots:
+        """What a READY node has to give out, as a probe found it."""
+        limit = slots_now(
+            place.slots,
+            facts.health,
+            terms.demand,
+            own_running=running,
+            oversubscribe=terms.oversubscribe,
+        )
+        free = [gpu.index for gpu in facts.gpus if not gpu.busy]
+        gpus = tuple(sorted({*free, *held_gpus}))
+        return NodeSlots(place.node_id, NodeState.READY, place.slots, limit, gpus)
+
+    def seconds_to_probe(self) -> float:
+        """How long until another look at it is worth while."""
+        return max(0.0, self._probed_at + self.terms.probe.interval - time.monotonic())
+
+    def _note_break(self, error: NodeError) -> None:
+        if not self._unreachable:
+            self._unreachable = f"since {time.strftime('%H:%M:%S')}: {error.reason}"
+            self._update()
+
+    def _update(self) -> None:
+        for state, reason in (
+            (NodeState.UNREACHABLE, self._unreachable),
+            (NodeState.DRAINED, self._drained),
+            (NodeState.BUSY, self._busy),
+            (NodeState.READY, ""),
+        ):
+            if reason or state is NodeState.READY:
+                self.status = replace(self.status, state=state, reason=reason)
+                return
+
+
+def _retry_delay(broken_turns: int) -> float:
+    longest = min(_LAST_RETRY_S, _FIRST_RETRY_S * 2.0 ** min(broken_turns - 1, 10))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret

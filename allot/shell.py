@@ -1,0 +1,173 @@
+"""The Bash that is kept open on a node: how requests are framed, and notices picked out.
+
+Rules: one request at a time; a request that did not arrive whole runs not at all; every wait has
+a deadline; what comes between the marks of a request is its output, less the notices. The marks
+themselves are nobody's business but this module's.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import paramiko
+
+_CHUNK = 64 * 1024
+_STDERR_KEPT = 4096
+_LOOSE_KEPT = 64 * 1024
+_STDERR_LOOK_S = 0.5
+_NOT_FOUND = 127
+_STATUS_WAIT_S = 0.5
+_EMPTY_ANSWERS = b"\n" * 8
+_NOTICE = re.compile(rb"\x1eallot ([^\n]*)\n")
+
+
+class KeptShell:
+    """The kept-open Bash: its requests, their framing, and the notices in between."""
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self._channel = channel
+        self._token = secrets.token_hex(8)
+        self._number = 0
+        self._started = False
+        self._buffer = bytearray()
+        self._stderr = bytearray()
+        self._notices: list[str] = []
+
+    @property
+    def is_open(self) -> bool:
+        """False once its end is known."""
+        transport = self._channel.get_transport()
+        return not (self._channel.closed or self._channel.eof_received) and transport.is_active()
+
+    def start(self, deadline: float) -> None:
+        """Start Bash in whatever the login shell is, and make it ready.
+
+        The login shell greets before it becomes Bash, and only then is anything written to
+        stdin: an rc file that reads stdin cannot swallow it. One that asks a question gets an
+        empty line for an answer, which Bash does not mind reading either. Bourne shells, fish
+        and csh all understand the command.
+
+        Raises:
+            EOFError, TimeoutError, OSError, paramiko.SSHException: There is no Bash.
+        """
+        self._channel.exec_command(f"echo {self._token}; exec bash --noprofile --norc -s")
+        self._send(_EMPTY_ANSWERS)
+        self._read_until(self._token.encode() + b"\n", deadline)
+        # A Bash that dies of SIGPIPE half-way through a request would have run part of it.
+        self.request("trap '' PIPE; exec 3>&1", deadline)
+        self._started = True
+
+    def request(self, script: str, deadline: float) -> bytes:
+        """Run a script without NUL characters; what it wrote to stdout, notices taken out.
+
+        Raises:
+            TimeoutError: There was no answer by the deadline (monotonic seconds).
+            EOFError, OSError, paramiko.SSHException: The connection broke.
+        """
+        data = script.encode("utf-8", "surrogateescape")
+        if self._started:
+            self._read_stderr()
+            self._stderr.clear()  # what was said before does not explain how this one ends
+        self._number += 1
+        begin = f"\x1e{self._token} {self._number} begin\n"
+        end = f"\x1e{self._token} {self._number} end\n"
+        # Read as a whole by its length (in bytes: LC_ALL=C), then run; where the connection
+        # breaks before, read fails and nothing runs. This is also ten times as fast as
+        # letting Bash parse its stdin, which it reads byte by byte.
+        frame = (
+            f"{{ LC_ALL=C IFS= read -r -N {len(data)} __allot_request && {{ "
+            f"printf '{_escaped(begin)}'; eval \"$__allot_request\"; printf '{_escaped(end)}'; "
+            "} </dev/null; } || exit\n"
+        )
+        self._channel.settimeout(max(deadline - time.monotonic(), 0.01))
+        self._send(frame.encode() + data)
+        output = self._read_until(end.encode(), deadline)
+        _, _, output = output.partition(begin.encode())
+        return output
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._channel.sendall(data)
+        except TimeoutError:
+            raise
+        except OSError as exc:
+            raise ConnectionResetError(None, self._describe_end()) from exc
+
+    def _read_until(self, mark: bytes, deadline: float) -> bytes:
+        """Everything before a mark, less the notices."""
+        looked = 0
+        while (found := self._buffer.find(mark, looked)) < 0:
+            looked = max(len(self._buffer) - len(mark), 0)
+            self._read_some(deadline)
+        output = bytes(self._buffer[:found])
+        del self._buffer[: found + len(mark)]
+        return self._without_notices(output)
+
+    def _read_some(self, deadline: float) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        # stdout and stderr share one window: who only waits for the one may wait for ever.
+        self._channel.settimeout(min(left, _STDERR_LOOK_S))
+        try:
+            data = self._channel.recv(_CHUNK)
+        except TimeoutError:
+            self._read_stderr()
+            return
+        self._read_stderr()
+        if not data:
+            raise ConnectionResetError(None, self._describe_end())
+        self._buffer += data
+
+    def _read_stderr(self) -> None:
+        while self._channel.recv_stderr_ready():
+            self._stderr += self._channel.recv_stderr(_CHUNK)
+            del self._stderr[:-_STDERR_KEPT]
+
+    def _describe_end(self) -> str:
+        self._channel.status_event.wait(_STATUS_WAIT_S)  # it comes after the end of stdout
+        self._read_stderr()
+        while self._channel.recv_ready():
+            self._buffer += self._channel.recv(_CHUNK)
+        status = self._channel.exit_status if self._channel.exit_status >= 0 else None
+        # A login shell may say on stdout why it ends; later that is the output of a request.
+        words = self._stderr or (b"" if self._started else self._buffer[-_STDERR_KEPT:])
+        said = [line.strip() for line in words.decode(errors="replace").splitlines()]
+        lines = [line for line in said if line and self._token not in line]
+        last = f": {lines[-1]}" if lines else ""
+        if not self._started and status == _NOT_FOUND:
+            return f"there is no Bash on the node{last}"
+        if not self._started and status is not None:
+            return f"its login shell ended with status {status}{last}"
+        return f"the connection broke{last}"
+
+    def listen(self) -> None:
+        """Take in what has come, without waiting; what is no notice belongs to nobody."""
+        self._read_stderr()
+        while self._channel.recv_ready():
+            self._buffer += self._channel.recv(_CHUNK)
+        whole = self._buffer.rfind(b"\n") + 1
+        self._without_notices(bytes(self._buffer[:whole]))
+        del self._buffer[:whole]
+        del self._buffer[:-_LOOSE_KEPT]
+
+    def _without_notices(self, data: bytes) -> bytes:
+        def take(found: re.Match[bytes]) -> bytes:
+            self._notices.append(found[1].decode("utf-8", "surrogateescape"))
+            return b""
+
+        return _NOTICE.sub(take, data)
+
+    def take_notices(self) -> list[str]:
+        """Take the notices that have been picked out since the last call."""
+        taken, self._notices = self._notices, []
+        return taken
+
+
+def _escaped(mark: str) -> str:
+    """A mark as a printf format; it must not stand in the request itself, which may be echoed."""
+    return mark.replace("\x1e", "\\036").replace("\n", "\\n")
