@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -79,7 +80,8 @@ def _demo(arguments: argparse.Namespace) -> int:
         pace = _DEMO_STEP_S * (1 + (ntc.proc_id % 3) / 10)
         lines = [
             f"echo this is task {ntc.proc_id} on {ntc.node_name}",
-            f"for ((i = 0; i <= {arguments.steps}; i++)); do "
+            # A demo that was broken off leaves no task behind.
+            f"for ((i = 0; i <= {arguments.steps}; i++)); do kill -0 {os.getpid()} || exit; "
             rf"printf '\002%d/{arguments.steps}\003\n' $i; sleep {pace:.2f}; done",
             "echo finished",
         ]

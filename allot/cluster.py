@@ -12,7 +12,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
@@ -20,7 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from allot.errors import AllotError, ConfigError
+from allot.control import Control
+from allot.errors import ConfigError
 from allot.launcher import TaskFactory
 from allot.model import (
     JobSnapshot,
@@ -28,7 +29,6 @@ from allot.model import (
     NodeStatus,
     Summary,
     TaskState,
-    TaskStatus,
 )
 from allot.monitor import Monitor
 from allot.muster import Muster
@@ -52,7 +52,7 @@ _TAIL_LINES = 10
 _TAIL_BYTES = 4096
 
 
-class Cluster:
+class Cluster(Control):
     """A job: tasks on nodes, launched when it is made, watched until it is closed.
 
     Making one connects to the nodes, probes them and launches the first wave of tasks; it
@@ -184,7 +184,7 @@ class Cluster:
             poll_interval=poll_interval,
             max_bars=max_bars,
         )
-        self.job_name = job_name
+        super().__init__(job_name)
         self.output_dir = self._settings.output_dir
         self.job_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
         specs = read_specs(node_file, nodes)
@@ -195,9 +195,7 @@ class Cluster:
         )
         self._board: Board | None = None
         self._board_file: TextIO | None = None
-        self._monitor: Monitor | None = None
         self._started = time.monotonic()
-        self._closed = False
         try:
             used = self._muster.gather(specs, config_path(ssh_config))
             self._monitor = self._muster.launch(used, task_factory)
@@ -208,11 +206,6 @@ class Cluster:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def tasks(self) -> list[TaskStatus]:
-        """Every task as it was last seen, by ``proc_id``."""
-        return [] if self._monitor is None else list(self._monitor.tasks)
 
     @property
     def nodes(self) -> list[NodeStatus]:
@@ -259,97 +252,6 @@ class Cluster:
                 board.close(self._snapshot())
         return self._summary()
 
-    def as_completed(self, timeout: float | None = None) -> Iterator[TaskStatus]:
-        """The tasks, each as it ends; those that have ended already come first.
-
-        Args:
-            timeout: Seconds to wait at most, in all; None: for ever.
-
-        Raises:
-            TimeoutError: The tasks took longer; they go on.
-            AllotError: The job is not watched any more.
-        """
-        give_up = None if timeout is None else time.monotonic() + timeout
-        monitor = self._watching()
-        seen = 0
-        while True:
-            ended = monitor.ended[seen:]
-            seen += len(ended)
-            yield from ended
-            if monitor.is_final and seen == len(monitor.ended):
-                return
-            self._raise_monitor_error()
-            self._refuse_if_closed()
-            left = 1.0 if give_up is None else min(1.0, give_up - time.monotonic())
-            if left <= 0:
-                raise TimeoutError(f"job {self.job_name} is not final after {timeout:g} s")
-            monitor.wait_for_end(seen, left)
-
-    def cancel(self, proc_ids: Iterable[int] | None = None, *, grace: float = 10.0) -> None:
-        """Order tasks to be cancelled: TERM, then KILL, to all that is a task's.
-
-        It returns when the order is recorded, and ``wait`` sees the end. The nodes keep the
-        grace, also with the client gone. Tasks that wait never start; what has ended stays.
-
-        Args:
-            proc_ids: The tasks; None: all.
-            grace: Seconds between TERM and KILL.
-
-        Raises:
-            ConfigError: There is no such task, or ``grace`` is negative.
-            AllotError: The job is not watched any more.
-        """
-        if not 0 <= grace <= _LONGEST_GRACE_S:
-            raise ConfigError(f"grace must be seconds from 0 to {_LONGEST_GRACE_S}, not {grace!r}")
-        self._refuse_if_closed()
-        self._watching().cancel(proc_ids, grace, "cancelled by the user")
-
-    def rerun(self, proc_ids: Iterable[int] | None = None) -> int:
-        """Queue tasks once more, as their next attempt.
-
-        Args:
-            proc_ids: The tasks, which must have ended; None: all that ended other than COMPLETED.
-
-        Returns:
-            How many.
-
-        Raises:
-            ConfigError: There is no such task, or it has not ended.
-            AllotError: The job is not watched any more.
-        """
-        self._refuse_if_closed()
-        return self._watching().rerun(proc_ids)
-
-    def drain(self, node: str) -> None:
-        """Start nothing new on a node; what runs there goes on.
-
-        Raises:
-            ConfigError: The job does not use such a node.
-            AllotError: The job is not watched any more.
-        """
-        self._refuse_if_closed()
-        self._watching().drain(node)
-
-    def resume(self, node: str) -> None:
-        """Use a drained node again.
-
-        Raises:
-            ConfigError: The job does not use such a node.
-            AllotError: The job is not watched any more.
-        """
-        self._refuse_if_closed()
-        self._watching().resume(node)
-
-    def down(self, node: str) -> None:
-        """Give a node up: its tasks are NODE_FAIL, and are killed when it can be reached.
-
-        Raises:
-            ConfigError: The job does not use such a node.
-            AllotError: The job is not watched any more.
-        """
-        self._refuse_if_closed()
-        self._watching().down(node)
-
     def print_progress(self, file: TextIO | None = None) -> None:
         """Show once how the job stands.
 
@@ -365,33 +267,6 @@ class Cluster:
             self._board_file = file
             self._board = make_board(file, max_bars=self._settings.max_bars, live=False)
         self._board.draw(self._snapshot())
-
-    def output(self, proc_id: int, *, tail: int | None = None) -> str:
-        """A task's output so far, wherever it lies.
-
-        Args:
-            proc_id: The task.
-            tail: Only so many last lines; None: all of it.
-
-        Returns:
-            Text; bytes that are no UTF-8 are replaced. Empty for a task that waits.
-
-        Raises:
-            ConfigError: There is no such task.
-            NodeError: It lies on a node that is out of reach.
-            OSError: It cannot be read.
-        """
-        tasks = self.tasks
-        if proc_id not in range(len(tasks)):
-            raise ConfigError(f"there is no task {proc_id}: the last one is {len(tasks) - 1}")
-        if tail is not None and tail < 0:
-            raise ConfigError(f"tail must be a number of lines from 0, not {tail}")
-        task = tasks[proc_id]
-        if task.output_file is None or task.node_id is None:
-            return ""
-        running = not task.state.is_final
-        reader = self._watching().output_reader(task.node_id) if running else LocalReader()
-        return read_text(reader, str(task.output_file), tail)
 
     def close(self) -> None:
         """Detach: stop watching and hang up; what runs goes on. Idempotent."""
@@ -425,18 +300,6 @@ class Cluster:
         counts = Summary(tuple(self.tasks), 0.0).counts
         parts = [f"{number} {state}" for state, number in counts.items() if number]
         return f"<Cluster {self.job_name!r} {self.job_id}: {', '.join(parts) or 'no tasks'}>"
-
-    def _watching(self) -> Monitor:
-        if self._monitor is None:
-            raise AllotError(f"job {self.job_name} was never launched")
-        return self._monitor
-
-    def _raise_monitor_error(self) -> None:
-        error = self._watching().error
-        if error is not None:
-            raise AllotError(
-                f"job {self.job_name} is not watched any more, its tasks go on: {error!r}"
-            ) from error
 
     def _snapshot(self) -> JobSnapshot:
         return JobSnapshot(self.job_name, tuple(self.tasks), tuple(self.nodes), self._elapsed())
@@ -477,10 +340,6 @@ class Cluster:
                 "answered since: they may have started or not"
             )
         sys.stderr.writelines(f"allot: {line}\n" for line in lines)
-
-    def _refuse_if_closed(self) -> None:
-        if self._closed:
-            raise AllotError(f"job {self.job_name} was closed: it is not watched any more")
 
     def _close_board(self) -> None:
         if self._board is not None:

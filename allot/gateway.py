@@ -1,9 +1,9 @@
 """The ways to the nodes: sockets, jump hosts, proxy commands and logins, shared by a cluster.
 
 Rules: every step is bounded in time; every exception of paramiko's or the system's leaves as one
-of ours (``faults``); a jump host is logged in to once, whoever needs it,
-and nodes behind a ProxyCommand a few at a time, so that MaxStartups 10:30:100 is not tripped.
-No connection is made, used or left open that ``Gateway.close`` does not know of.
+of ours (``faults``); a jump host is logged in to once, whoever needs it, and nodes behind a
+ProxyCommand a few at a time, so that MaxStartups 10:30:100 is not tripped; no connection is made,
+used or left open that ``Gateway.close`` does not know of.
 """
 
 from __future__ import annotations
@@ -121,22 +121,26 @@ class Gateway:
     def _open_once(
         self, name: str, login: Login, timeout: float, line: Connection
     ) -> paramiko.SSHClient:
-        deadline = time.monotonic() + (login.connect_timeout or timeout)
-        if login.proxy_command is not None:
-            # Who waits here is woken by close() too: the logins under way fail and make room.
-            if not self._proxy_logins.acquire(timeout=seconds_left(deadline)):
-                raise TimeoutError("other logins through ProxyCommand took too long")
-            try:
-                line.check()
-                proxy = ProxySocket(login.proxy_command)
-                return self._log_in(name, login, proxy, deadline, timeout=timeout, line=line)
-            finally:
-                self._proxy_logins.release()
-        if login.proxy_jump:
-            through = self._open_through(name, login, deadline, timeout, line)
-            return self._log_in(name, login, through, deadline, timeout=timeout, line=line)
-        sock = open_tcp(login, deadline, line)
-        return self._log_in(name, login, sock, deadline, timeout=timeout, line=line)
+        seconds = login.connect_timeout or timeout
+        sock: socket.socket | _JumpSocket
+        if login.proxy_jump and login.proxy_command is None:
+            jump = self._jump(name, login.proxy_jump, timeout, line)
+            deadline = time.monotonic() + seconds
+            sock = _open_through(name, login, jump, deadline)
+            return self._log_in(name, login, sock, deadline, timeout=timeout, line=line)
+        deadline = time.monotonic() + seconds
+        if login.proxy_command is None:
+            sock = open_tcp(login, deadline, line)
+            return self._log_in(name, login, sock, deadline, timeout=timeout, line=line)
+        # Who waits here is woken by close() too: the logins under way fail and make room.
+        if not self._proxy_logins.acquire(timeout=seconds):
+            raise TimeoutError("other logins through ProxyCommand took too long")
+        try:
+            line.check()
+            proxy = ProxySocket(login.proxy_command)
+            return self._log_in(name, login, proxy, deadline, timeout=timeout, line=line)
+        finally:
+            self._proxy_logins.release()
 
     def _log_in(
         self,
@@ -182,28 +186,6 @@ class Gateway:
             raise
         return client
 
-    def _open_through(
-        self, name: str, login: Login, deadline: float, timeout: float, line: Connection
-    ) -> _JumpSocket:
-        jump = self._jump(name, login.proxy_jump, timeout, line)
-        transport = _transport_of(jump)
-        last = login.proxy_jump[-1].alias
-        if transport is None:
-            raise ConnectionFailedError(name, f"jump host {last}: the connection broke")
-        try:
-            return _JumpSocket(
-                transport.open_channel(
-                    "direct-tcpip",
-                    (login.hostname, login.port),
-                    ("127.0.0.1", 0),
-                    timeout=seconds_left(deadline),
-                )
-            )
-        except paramiko.ChannelException as exc:
-            raise ConnectionFailedError(
-                name, f"jump host {last} cannot reach {login.hostname}:{login.port}: {exc.text}"
-            ) from exc
-
     def _jump(
         self, name: str, chain: tuple[Login, ...], timeout: float, line: Connection
     ) -> Connection:
@@ -215,16 +197,19 @@ class Gateway:
         if shared is not known:
             if known is not None and known.exception() is None:
                 self.hang_up(known.result())
-            self._make_jump(chain, timeout, shared)
-        last = chain[-1].alias
-        # Each hop may take a connection's and a login's time, tries and passphrases apart.
-        give_up = time.monotonic() + timeout * 3 * len(chain)
-        if not line.wait(lambda seconds: bool(wait([shared], seconds).done), give_up):
-            raise TimeoutError(f"jump host {last} took too long")
+            # A thread of its own: who asked first may give up while the others still want it.
+            threading.Thread(
+                target=self._make_jump,
+                args=(chain, timeout, shared),
+                name=f"allot-jump-{chain[-1].alias}",
+                daemon=True,
+            ).start()
+        # No bound of its own: that login has one in each step, but for passphrases.
+        line.wait(lambda seconds: bool(wait([shared], seconds).done), float("inf"))
         try:
             return shared.result()
         except NodeError as exc:
-            raise type(exc)(name, f"jump host {last}: {exc.reason}") from exc
+            raise type(exc)(name, f"jump host {chain[-1].alias}: {exc.reason}") from exc
 
     def _make_jump(
         self, chain: tuple[Login, ...], timeout: float, shared: Future[Connection]
@@ -234,8 +219,6 @@ class Gateway:
             self.open(chain[-1].alias, replace(chain[-1], proxy_jump=chain[:-1]), timeout, line)
         except BaseException as exc:
             shared.set_exception(exc)
-            if not isinstance(exc, NodeError):
-                raise
         else:
             shared.set_result(line)
 
@@ -317,6 +300,26 @@ class _HostKeyPolicy(paramiko.MissingHostKeyPolicy):
     ) -> None:
         del client, hostname
         check_host_key(self._name, self._login, key.get_name(), key.asbytes())
+
+
+def _open_through(name: str, login: Login, jump: Connection, deadline: float) -> _JumpSocket:
+    transport = _transport_of(jump)
+    last = login.proxy_jump[-1].alias
+    if transport is None:
+        raise ConnectionFailedError(name, f"jump host {last}: the connection broke")
+    try:
+        return _JumpSocket(
+            transport.open_channel(
+                "direct-tcpip",
+                (login.hostname, login.port),
+                ("127.0.0.1", 0),
+                timeout=seconds_left(deadline),
+            )
+        )
+    except paramiko.ChannelException as exc:
+        raise ConnectionFailedError(
+            name, f"jump host {last} cannot reach {login.hostname}:{login.port}: {exc.text}"
+        ) from exc
 
 
 class _JumpSocket:

@@ -194,25 +194,26 @@ __allot_cancel() {
   local p=$1 a=$2 claim=$__allot_dir/$1.$2 mark=$__allot_job/$1/$2 pid= ticks= boot=
   printf '%s\n' "$3" >| "$claim.cancel"
   if __allot_take "$claim" cancelled; then
-    pid=cancelled
-  elif [[ -e $claim ]]; then
-    read -r pid ticks boot < "$claim"
-  else
-    printf 'failed %s %s\n' "$p" "$a"
+    __allot_note C "$p" "$a" || printf 'failed %s %s\n' "$p" "$a"
+    return
   fi
-  if [[ $pid == cancelled ]]; then
-    __allot_has_ended || __allot_note C "$p" "$a" || printf 'failed %s %s\n' "$p" "$a"
-  elif [[ -e $claim ]]; then
-    if __allot_guarded; then
-      kill -TERM "$pid"
-    elif ! __allot_has_ended; then
-      trap '' TERM
-      set -m
-      ( trap - PIPE; exec </dev/null >/dev/null 3>&- 10<&-; __allot_bury cancel "$3" ) &
-      set +m
-      trap - TERM
-      __allot_replace "$!"
-    fi
+  read -r pid ticks boot < "$claim" || [[ -e $claim ]] || {
+    printf 'failed %s %s\n' "$p" "$a"
+    return
+  }
+  if [[ $pid != cancelled ]] && __allot_guarded; then
+    kill -TERM "$pid"
+  elif __allot_has_ended; then
+    :
+  elif [[ $pid == cancelled ]]; then
+    __allot_note C "$p" "$a" || printf 'failed %s %s\n' "$p" "$a"
+  else
+    trap '' TERM
+    set -m
+    ( trap - PIPE; exec </dev/null >/dev/null 3>&- 10<&-; __allot_bury cancel "$3" ) &
+    set +m
+    trap - TERM
+    __allot_replace "$!"
   fi
 } 2> /dev/null
 """

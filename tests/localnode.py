@@ -18,8 +18,8 @@ from sandbox import MARK, Process, descendants, process_table, wait_until
 
 from allot import script
 from allot.events import Ended, Event, Started, parse_events
-from allot.node import _Shell
 from allot.script import Launch
+from allot.shell import KeptShell
 
 JOB_DIRECTORY = ".allot/job/nd01"
 PATIENCE_S = 60.0
@@ -96,7 +96,7 @@ class LocalNode:
         self.home = home
         self.outputs = home / "out"
         self.channel = LocalChannel(home, environment or {})
-        self.shell = _Shell(cast(Any, self.channel))
+        self.shell = KeptShell(cast(Any, self.channel))
         self.shell.start(time.monotonic() + PATIENCE_S)
 
     def request(self, text: str) -> bytes:

@@ -39,7 +39,7 @@ FLOORS = {
         *("screen", "progress", "tracking", "probe", "output", "fetch"),
     ),
     3: ("roster", "harvest", "driver", "launcher", "seats", "foreman", "monitor", "muster"),
-    4: ("cluster",),
+    4: ("control", "cluster"),
     5: ("cli", "__init__", "__main__"),
 }
 ORDER = [name for floor in sorted(FLOORS) for name in FLOORS[floor]]

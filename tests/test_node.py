@@ -202,6 +202,23 @@ def test_a_shell_that_ends_tells_its_last_words(five_nodes: SshdNodes) -> None:
         node.request("echo last words >&2; exit 3")
 
 
+def test_a_session_that_is_killed_shows_nothing_of_the_protocol(five_nodes: SshdNodes) -> None:
+    """The reason is in a user's words: no marks of ours, no words of an earlier request."""
+    with connected(five_nodes) as node:
+        node.request("echo an earlier complaint >&2")
+        with pytest.raises(ConnectionFailedError) as caught:
+            node.request("echo partial output; kill -9 $PPID; sleep 0.5")
+        assert caught.value.reason == "the connection broke"
+
+
+def test_a_request_with_a_nul_is_refused(five_nodes: SshdNodes) -> None:
+    """Bash cannot read a NUL: the error says where it is, and the connection goes on."""
+    with connected(five_nodes) as node:
+        with pytest.raises(ValueError, match=r"no NUL .*after 'echo a'"):
+            node.request("echo a\0b")
+        assert node.request("echo ok") == b"ok\n"
+
+
 def test_a_killed_node_is_noticed_at_once(sshd_nodes: NodesFactory) -> None:
     """A request under way fails when its node dies, and a new connection works after."""
     nodes = sshd_nodes(1)
@@ -270,6 +287,25 @@ def test_the_watchdog_cuts_off_only_what_is_late() -> None:
     dog.close()
     dog.close()
     assert not [t for t in threading.enumerate() if t.name == "allot-watchdog"]
+
+
+def test_the_watchdog_outlives_what_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """A cut that raises is logged, and what is late after it is cut off all the same."""
+    dog = Watchdog()
+    failed, cut = threading.Event(), threading.Event()
+
+    def fail() -> None:
+        failed.set()
+        raise EOFError("the connection broke before")
+
+    try:
+        with dog.bound(0.05, fail):
+            assert failed.wait(10)
+        with dog.bound(0.05, cut.set):
+            assert cut.wait(10)
+    finally:
+        dog.close()
+    assert "could not cut off" in caplog.text
 
 
 def test_five_nodes_connect_at_once(five_nodes: SshdNodes) -> None:

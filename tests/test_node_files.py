@@ -104,6 +104,22 @@ def test_whether_sftp_works_is_found_out(sshd_nodes: NodesFactory, sftp: bool | 
         assert node.request("echo ok") == b"ok\n"
 
 
+def test_a_node_without_sftp_is_asked_for_it_once(sshd_nodes: NodesFactory) -> None:
+    """One failed start is enough for a connection; a new connection asks again."""
+    nodes = sshd_nodes(1, sftp=False)
+
+    def refusals() -> int:
+        return nodes.node(0).log.count("subsystem request for sftp")
+
+    with connected(nodes) as node:
+        assert [node.open_sftp() for _ in range(5)] == [False] * 5
+        assert refusals() == 1
+        node.connect()
+        assert node.has_sftp is None
+        assert not node.open_sftp()
+        assert refusals() == 2
+
+
 @needs_root
 @pytest.mark.parametrize("junk", ["echo Welcome to the cluster", "printf x", "sleep 30"])
 def test_sftp_garbled_by_an_rc_file_is_found_out(sshd_nodes: NodesFactory, junk: str) -> None:

@@ -115,16 +115,17 @@ def test_files_are_read_through_bash_byte_for_byte(
 # Who uses the CPUs. In a process namespace of its own a test sees no process but its own.
 
 
-def foreign_cpus(before: str, *, within: str = ":") -> float:
+def foreign_cpus(before: str, *, within: str = ":", login: str = "") -> float:
     """What others use by the first probe of job ``j``.
 
     Args:
         before: Bash that starts processes beside the connection.
         within: Bash that the kept-open Bash runs first.
+        login: What the kept-open Bash is started by.
     """
     kept_open = f"{within}\n{questions.probe_script('j', running=True)}"
     # Not as the last command, which Bash would exec: the connection needs an ancestor.
-    script = f"{before}\n{in_a_session('bash --noprofile --norc', kept_open)}\n:"
+    script = f"{before}\n{in_a_session(f'{login} bash --noprofile --norc', kept_open)}\n:"
     run = subprocess.run(
         ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script],
         capture_output=True,
@@ -198,6 +199,17 @@ def test_a_session_around_the_connection_proves_nothing() -> None:
     """A task in the session of the SSH server itself does not make all its processes the job's."""
     beside = f"ALLOT_JOB_ID=j sleep 100 > /dev/null &\n{spinning('env -i')}"
     assert foreign_cpus(beside) > 0.05
+
+
+@needs_root
+def test_others_are_seen_although_they_are_hidden() -> None:
+    """With hidepid= on /proc it is what the whole machine used, less what the job did."""
+    hide = "mount -o remount,hidepid=2 /proc"
+    nobody = f"setpriv --reuid {NOBODY} --clear-groups env HOME=/"
+    own = f"( {SPIN} ) > /dev/null &"
+    assert foreign_cpus(f"{hide}\n{spinning(UNMARKED)}", login=nobody) > 0.05
+    others = foreign_cpus(hide, within=own, login=nobody)
+    assert others < (os.cpu_count() or 1) - 0.05
 
 
 def test_the_last_look_is_remembered(node: Node) -> None:

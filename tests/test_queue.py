@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import NodesFactory
@@ -14,12 +17,28 @@ from sandbox import process_table, wait_until
 from sshd import SshdNodes
 from test_cluster import run
 
-from allot import AllotError, Cluster, ConfigError, NodeState, NodeTaskConfig, TaskState
+from allot import (
+    AllotError,
+    Cluster,
+    ConfigError,
+    NodeProbe,
+    NodeState,
+    NodeTaskConfig,
+    TaskState,
+    muster,
+)
+from allot.probe import NodeFacts, look_again
 
 
 def states(cluster: Cluster) -> Counter[str]:
     """How many tasks are in each state."""
     return Counter(task.state.value for task in cluster.tasks)
+
+
+def cluster_at_its_end(cluster: Cluster) -> Cluster:
+    """The cluster, once every task is final."""
+    cluster.wait(30, progress=False)
+    return cluster
 
 
 def all_started(cluster: Cluster, count: int) -> None:
@@ -96,9 +115,9 @@ def test_cancel_of_some_leaves_the_others(five_nodes: SshdNodes, tmp_path: Path)
         assert cluster.tasks[1].reason == "cancelled by the user"
         assert cluster.output(1).endswith("tidy\n")
         go_on.touch()
-        assert cluster.wait(30, progress=False).tasks[0].state is TaskState.COMPLETED
+        assert states(cluster_at_its_end(cluster)) == {"COMPLETED": 1, "CANCELLED": 2}
         cluster.cancel([0])
-        assert cluster.tasks[0].state is TaskState.COMPLETED
+        assert states(cluster) == {"COMPLETED": 1, "CANCELLED": 2}
         with pytest.raises(ConfigError, match="no task 7"):
             cluster.cancel([7])
         with pytest.raises(ConfigError, match="grace"):
@@ -219,7 +238,13 @@ def test_the_first_failure_may_end_all(five_nodes: SshdNodes, tmp_path: Path) ->
 def test_after_so_many_failures_nothing_new_starts(five_nodes: SshdNodes, tmp_path: Path) -> None:
     """``max_failures``: what runs goes on, what waits is cancelled with the reason."""
     with run(
-        five_nodes, tmp_path, lambda _: "exit 1", nnodes=1, ntasks=9, max_failures=2
+        five_nodes,
+        tmp_path,
+        lambda _: "exit 1",
+        nodes=five_nodes.names[:1],
+        ntasks_per_node=1,
+        ntasks=9,
+        max_failures=2,
     ) as cluster:
         summary = cluster.wait(30, progress=False)
     counts = {state.value: number for state, number in summary.counts.items() if number}
@@ -484,6 +509,45 @@ def test_a_wish_that_is_capped_is_told(
         cluster.wait(30, progress=False)
     said = capsys.readouterr().err
     assert f"{five_nodes.names[0]} runs {os.cpu_count()} tasks at once instead of 500" in said
+
+
+def test_a_node_that_gets_busy_is_left_alone_until_it_is_free(
+    five_nodes: SshdNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others' load is looked at before each placement: BUSY is shown, and nothing new starts."""
+    others_work = threading.Event()
+
+    def look(*arguments: Any, **options: Any) -> NodeFacts:
+        facts = look_again(*arguments, **options)
+        load = 1000.0 if others_work.is_set() else 0.0
+        return replace(facts, health=replace(facts.health, foreign_cpus=load))
+
+    monkeypatch.setattr(muster, "look_again", look)  # nobody else works on this machine at will
+    probe = NodeProbe(max_load_per_cpu=100.0, interval=0.001)
+    command = f"while [ ! -e {tmp_path}/go-$ALLOT_PROCID ]; do sleep 0.05; done"
+    with run(
+        five_nodes,
+        tmp_path / "out",
+        lambda _: command,
+        nodes=five_nodes.names[:1],
+        ntasks_per_node=1,
+        ntasks=3,
+        probe=probe,
+    ) as cluster:
+        all_started(cluster, 1)
+        others_work.set()
+        (tmp_path / "go-0").touch()
+        wait_until(lambda: cluster.nodes[0].state is NodeState.BUSY, 20, lambda: repr(cluster))
+        assert "load 1000" in cluster.nodes[0].reason
+        shown = io.StringIO()
+        cluster.print_progress(shown)
+        assert f"{five_nodes.names[0]} BUSY" in shown.getvalue()
+        assert states(cluster) == {"COMPLETED": 1, "PENDING": 2}
+        others_work.clear()
+        (tmp_path / "go-1").touch()
+        (tmp_path / "go-2").touch()
+        assert cluster.wait(30, progress=False).ok
+        assert cluster.nodes[0].state is NodeState.READY
 
 
 def test_waiting_for_nodes(sshd_nodes: NodesFactory, tmp_path: Path) -> None:

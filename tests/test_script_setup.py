@@ -1,4 +1,4 @@
-"""What surrounds a task's commands, run by a real Bash: setup, profile, niceness, earlier output."""
+"""What surrounds the commands of a task, by a real Bash: setup, profile, niceness, old output."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run(node: LocalNode, setup: Sequence[str], *cmds: str, **changes: Any) -> li
         (["set -e; false; true"], 1, ""),
         (["set -e", "false"], 1, ""),
         (["exec 2>&-; set -u; echo $nope"], 1, ""),
-        (["exec 2>&-; echo 'a"], 1, ""),
+        (["exec 2>&-; echo 'a"], 2, ""),
         (["trap 'echo mine' EXIT", "(exit 4)"], 4, "mine\n"),
         (["ALLOT_PROCID=9 ALLOT_ATTEMPT=9", "cd /", "false"], 1, ""),
         (["exec 8>/dev/null 9>/dev/null", "false"], 1, ""),

@@ -1,0 +1,170 @@
+"""What a user orders of a job that is watched, and asks about its tasks.
+
+Rules: orders are carried out by the monitor's thread; here they are checked and handed on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+from allot.errors import AllotError, ConfigError
+from allot.model import TaskStatus
+from allot.monitor import Monitor
+from allot.output import LocalReader, read_text
+
+_LONGEST_GRACE_S = 86400
+
+
+class Control:
+    """The part of a job's front that gives orders.
+
+    Attributes:
+        job_name: Name of the job.
+    """
+
+    def __init__(self, job_name: str) -> None:
+        """Begin without a job to watch."""
+        self.job_name = job_name
+        self._monitor: Monitor | None = None
+        self._closed = False
+
+    @property
+    def tasks(self) -> list[TaskStatus]:
+        """Every task as it was last seen, by ``proc_id``."""
+        return [] if self._monitor is None else list(self._monitor.tasks)
+
+    def as_completed(self, timeout: float | None = None) -> Iterator[TaskStatus]:
+        """The tasks, each as it ends; those that have ended already come first.
+
+        Args:
+            timeout: Seconds to wait at most, in all; None: for ever.
+
+        Raises:
+            TimeoutError: The tasks took longer; they go on.
+            AllotError: The job is not watched any more.
+        """
+        give_up = None if timeout is None else time.monotonic() + timeout
+        monitor = self._watching()
+        seen = 0
+        while True:
+            ended = monitor.ended[seen:]
+            seen += len(ended)
+            yield from ended
+            if monitor.is_final and seen == len(monitor.ended):
+                return
+            self._driving()
+            left = 1.0 if give_up is None else min(1.0, give_up - time.monotonic())
+            if left <= 0:
+                raise TimeoutError(f"job {self.job_name} is not final after {timeout:g} s")
+            monitor.wait_for_end(seen, left)
+
+    def cancel(self, proc_ids: Iterable[int] | None = None, *, grace: float = 10.0) -> None:
+        """Order tasks to be cancelled: TERM, then KILL, to all that is a task's.
+
+        It returns when the order is recorded, and ``wait`` sees the end. The nodes keep the
+        grace, also with the client gone. Tasks that wait never start; what has ended stays.
+
+        Args:
+            proc_ids: The tasks; None: all.
+            grace: Seconds between TERM and KILL.
+
+        Raises:
+            ConfigError: There is no such task, or ``grace`` is negative.
+            AllotError: The job is not watched any more.
+        """
+        if not 0 <= grace <= _LONGEST_GRACE_S:
+            raise ConfigError(f"grace must be seconds from 0 to {_LONGEST_GRACE_S}, not {grace!r}")
+        self._driving().cancel(proc_ids, grace, "cancelled by the user")
+
+    def rerun(self, proc_ids: Iterable[int] | None = None) -> int:
+        """Queue tasks once more, as their next attempt.
+
+        Args:
+            proc_ids: The tasks, which must have ended; None: all that ended other than COMPLETED.
+
+        Returns:
+            How many.
+
+        Raises:
+            ConfigError: There is no such task, or it has not ended.
+            AllotError: The job is not watched any more.
+        """
+        return self._driving().rerun(proc_ids)
+
+    def drain(self, node: str) -> None:
+        """Start nothing new on a node; what runs there goes on.
+
+        Raises:
+            ConfigError: The job does not use such a node.
+            AllotError: The job is not watched any more.
+        """
+        self._driving().drain(node)
+
+    def resume(self, node: str) -> None:
+        """Use a drained node again.
+
+        Raises:
+            ConfigError: The job does not use such a node.
+            AllotError: The job is not watched any more.
+        """
+        self._driving().resume(node)
+
+    def down(self, node: str) -> None:
+        """Give a node up: its tasks are NODE_FAIL, and are killed when it can be reached.
+
+        Raises:
+            ConfigError: The job does not use such a node.
+            AllotError: The job is not watched any more.
+        """
+        self._driving().down(node)
+
+    def output(self, proc_id: int, *, tail: int | None = None) -> str:
+        """A task's output so far, wherever it lies.
+
+        Args:
+            proc_id: The task.
+            tail: Only so many last lines; None: all of it.
+
+        Returns:
+            Text; bytes that are no UTF-8 are replaced. Empty for a task that waits.
+
+        Raises:
+            ConfigError: There is no such task.
+            NodeError: It lies on a node that is out of reach.
+            OSError: It cannot be read.
+        """
+        tasks = self.tasks
+        if proc_id not in range(len(tasks)):
+            raise ConfigError(f"there is no task {proc_id}: the last one is {len(tasks) - 1}")
+        if tail is not None and tail < 0:
+            raise ConfigError(f"tail must be a number of lines from 0, not {tail}")
+        task = tasks[proc_id]
+        if task.output_file is None or task.node_id is None:
+            return ""
+        running = not task.state.is_final
+        reader = self._watching().output_reader(task.node_id) if running else LocalReader()
+        return read_text(reader, str(task.output_file), tail)
+
+    def _watching(self) -> Monitor:
+        """The monitor, in whatever state it is."""
+        if self._monitor is None:
+            raise AllotError(f"job {self.job_name} was never launched")
+        return self._monitor
+
+    def _driving(self) -> Monitor:
+        """The monitor, while it can be given orders."""
+        self._refuse_if_closed()
+        self._raise_monitor_error()
+        return self._watching()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise AllotError(f"job {self.job_name} was closed: it is not watched any more")
+
+    def _raise_monitor_error(self) -> None:
+        error = self._watching().error
+        if error is not None:
+            raise AllotError(
+                f"job {self.job_name} is not watched any more, its tasks go on: {error!r}"
+            ) from error
