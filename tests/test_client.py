@@ -140,3 +140,28 @@ def test_the_users_example_runs_as_it_stands(five_nodes: SshdNodes, tmp_path: Pa
         assert text.endswith("finished\n")
     finally:
         link.unlink()
+
+
+def test_the_sweep_example_runs(five_nodes: SshdNodes, tmp_path: Path) -> None:
+    """``example/sweep.py`` runs its twelve combinations and prints the end of each output."""
+    program = (ROOT / "example/sweep.py").read_text().replace("sleep 0.2", "sleep 0.01")
+    (tmp_path / "sweep.py").write_text(program)
+    (tmp_path / "sitecustomize.py").write_text(QUIET_AND_HASTY)
+    home = tmp_path / "home"
+    (home / ".ssh").mkdir(parents=True)
+    shutil.copy(five_nodes.ssh_config, home / ".ssh/config")
+    done = subprocess.run(
+        [sys.executable, "sweep.py", five_nodes.node_file],
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(home), "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    results = [line for line in done.stdout.splitlines() if line.endswith(tuple("0123456789"))]
+    losses = [line for line in results if "loss 0." in line]
+    assert len(losses) == 12
+    assert "rate 0.1 seed 0" in losses[0]
+    assert len(list((tmp_path / "sweep-out").glob("rate*-seed*.out"))) == 12
