@@ -323,7 +323,10 @@ class Cluster(Control):
         if board is not None:
             board.close(self._snapshot())
         running = self._watching().count(TaskState.RUNNING)
-        sys.stderr.write(f"allot: detached; {running} tasks of job {self.job_name} go on\n")
+        sys.stderr.write(
+            f"allot: detached; {running} tasks of job {self.job_name} go on, "
+            f"their outputs lie in {self.output_dir}\n"
+        )
         try:
             self.close()
         except KeyboardInterrupt:

@@ -141,6 +141,9 @@ class Seat:
             tasks_wait: Whether there is anything to give.
         """
         now = self.slots_of(self.place, self.facts, self.terms, running, held_gpus)
+        if not running and not now.limit and not self._busy:
+            self._busy = "busy: others leave no memory for a task"
+            self._update()
         state = self.status.state
         is_stale = time.monotonic() - self._probed_at >= self.terms.probe.interval
         usable = state is NodeState.READY and running < self.place.slots

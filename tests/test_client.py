@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from conftest import NodesFactory
 from sandbox import wait_until
 from sshd import SshdNodes
 
@@ -83,6 +84,24 @@ def test_ctrl_c_in_wait_detaches(five_nodes: SshdNodes, tmp_path: Path) -> None:
         assert "KeyboardInterrupt" in said
         assert "2 tasks of job job go on" in said
         assert "2 tasks of job job waited" in said
+        (tmp_path / "go-on").touch()
+        wait_until(lambda: first_two_are_done(tmp_path), 20, "the tasks did not go on")
+
+
+def test_a_second_ctrl_c_leaves_at_once(sshd_nodes: NodesFactory, tmp_path: Path) -> None:
+    """Also while a node does not answer, and the first Ctrl-C waits for it."""
+    nodes = sshd_nodes(2)
+    with client(nodes, tmp_path, "cluster.wait()\n") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "RUNNING" in process.stdout.readline()
+        nodes.node(1).freeze()
+        process.send_signal(signal.SIGINT)
+        assert "detached" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+        assert "KeyboardInterrupt" in said
+        nodes.node(1).thaw()
         (tmp_path / "go-on").touch()
         wait_until(lambda: first_two_are_done(tmp_path), 20, "the tasks did not go on")
 
