@@ -201,7 +201,7 @@ class Cluster(Control):
             self._monitor = self._muster.launch(used, task_factory)
             for warning in self._muster.warnings:
                 sys.stderr.write(f"allot: {warning}\n")
-            self._monitor.wait_until_sent(_SEND_S)
+            self._monitor.wait_until_launched(_SEND_S)
             self._raise_monitor_error()
         except BaseException:
             self.close()
@@ -282,7 +282,7 @@ class Cluster(Control):
             if self._monitor is not None:
                 stack.callback(self._tell_what_is_left, self._monitor)
                 stack.callback(self._monitor.stop, _CLOSE_S)
-                stack.callback(self._monitor.wait_until_sent, _CLOSE_S)
+                stack.callback(self._monitor.hold, _CLOSE_S)
             stack.callback(self._close_board)
 
     def __enter__(self) -> Cluster:

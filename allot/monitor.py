@@ -73,6 +73,7 @@ class Monitor:
         self._recruit_at = 0.0
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._closing = threading.Event()
+        self._holding = threading.Event()
         self._thread = threading.Thread(target=self._run, name="allot-monitor", daemon=True)
 
     def start(self, wave: Sequence[tuple[Placement, Launch]]) -> None:
@@ -130,15 +131,17 @@ class Monitor:
         """Block until more than ``seen`` tasks have ended or all have, or ``timeout`` seconds."""
         self.wait_for(lambda: len(self.ended) > seen or self.is_final, timeout)
 
-    def wait_until_sent(self, timeout: float) -> None:
-        """Block until each placed task was on its way once, or ``timeout`` seconds."""
+    def wait_until_launched(self, timeout: float) -> None:
+        """Block until the first wave was sent out, or ``timeout`` seconds."""
+        seats = [seat for seat in self._foreman.seats.values() if seat.inbox or seat.under_way]
+        self.wait_for(lambda: all(seat.turns or not seat.is_reachable for seat in seats), timeout)
+
+    def hold(self, timeout: float) -> None:
+        """Start nothing new, and block until what was placed is sent, or ``timeout`` seconds."""
+        self._holding.set()
+        seats = list(self._foreman.seats.values())
         self.wait_for(
-            lambda: (
-                not any(
-                    seat.sends or (seat.inbox and seat.is_reachable)
-                    for seat in list(self._foreman.seats.values())
-                )
-            ),
+            lambda: not any(seat.sends or (seat.inbox and seat.is_reachable) for seat in seats),
             timeout,
         )
 
@@ -208,8 +211,9 @@ class Monitor:
             while not self._closing.is_set():
                 self._dispatch()
                 self._collect(self._seconds_to_next_turn())
-                self._foreman.fill_slots()
-                self._replace_lost_nodes()
+                if not self._holding.is_set():
+                    self._foreman.fill_slots()
+                    self._replace_lost_nodes()
                 self._publish()
         except BaseException as error:
             _log.exception("the monitor stopped")

@@ -46,6 +46,7 @@ class Seat:
         due: When its next turn is worth while (monotonic clock); None: not before there is mail.
         under_way: Whether a worker takes it through a turn.
         sends: Whether that turn carries launches.
+        turns: How many turns it has had.
         failed_in_a_row: Tasks that failed there since the last one that did not.
         completed: Tasks that completed there.
     """
@@ -60,6 +61,7 @@ class Seat:
     due: float | None = None
     under_way: bool = False
     sends: bool = False
+    turns: int = 0
     failed_in_a_row: int = 0
     completed: int = 0
     _broken_turns: int = 0
@@ -97,6 +99,7 @@ class Seat:
     def take_back(self, turn: Turn) -> None:
         """Note what a turn brought."""
         self.under_way = self.sends = False
+        self.turns += 1
         now = time.monotonic()
         if turn.facts is not None:
             self.note_facts(turn.facts)
