@@ -1,5 +1,7 @@
 """Allot: run Bash commands on many nodes over SSH, with nothing installed on them."""
 
+import logging
+
 from allot.cluster import Cluster
 from allot.errors import (
     AllotError,
@@ -31,6 +33,9 @@ from allot.model import (
 )
 from allot.probe import NodeProbe
 from allot.tracking import track
+
+# What the program that uses Allot does not ask for is not written to its stderr.
+logging.getLogger("allot").addHandler(logging.NullHandler())
 
 __all__ = [
     "AllotError",

@@ -30,6 +30,7 @@ QUICK_S = 0.02
 # end of a task is seen late by so much of what the task took, at most, and by the poll interval.
 _LAG = 0.05
 _ALIVE_S = 10.0
+_ORDER_AGAIN_S = 0.2
 _EVENT_BYTES = 128 * 1024
 _BATCH = 200
 
@@ -39,6 +40,7 @@ _REFUSALS = {
     "error": "its error file cannot be written on the node: {launch.error_file}",
     "cwd": "its working directory cannot be entered on the node: {launch.cwd}",
 }
+_LOST = "what records its end was killed on the node (by a user, or for want of memory?)"
 _ENDINGS = {Cause.CANCEL: TaskState.CANCELLED, Cause.TIMEOUT: TaskState.TIMEOUT}
 
 
@@ -123,6 +125,7 @@ class _Running:
     launch: Launch
     output: Output
     ended: Ended | None = None
+    is_lost: bool = False  # it was given up: ``ended`` is no word of the node's
     recorders: set[tuple[int, int]] = field(default_factory=set)
     setup_failed: bool = False
 
@@ -186,7 +189,6 @@ class NodeDriver:
             task = _Running(launch, Output(tuple(files)))
             self._tasks[task.key] = task
         self._cancels |= {(order.proc_id, order.attempt): order for order in mail.cancels}
-        self._reports = []
         facts: NodeFacts | None = None
         error: NodeError | None = None
         moved = bool(mail.launches or mail.cancels)
@@ -200,10 +202,13 @@ class NodeDriver:
             self._finish()
             self._take_notices()
             self._look_for_the_dead()
-        except NodeError as caught:
+        except Exception as caught:
             self.release()
+            if not isinstance(caught, NodeError):
+                raise  # what was reported so far goes with the next turn
             error = caught
-        return Turn(self._reports, self._next_pause(moved), facts, error)
+        reports, self._reports = self._reports, []
+        return Turn(reports, self._next_pause(moved), facts, error)
 
     def release(self) -> None:
         """Let go of what is under way to the client."""
@@ -236,9 +241,14 @@ class NodeDriver:
             self.node.request(script.launch_script(launches[first : first + _BATCH]))
 
     def _cancel(self) -> None:
-        if self._cancels:
-            self.node.request(script.cancel_script(self._cancels.values()))
-            self._cancels.clear()
+        if not self._cancels:
+            return
+        reply = self.node.request(script.cancel_script(self._cancels.values())).decode("ascii")
+        refused = {tuple(line.split()[1:]) for line in reply.splitlines()}
+        # What the node could not write down (its disk is full) is ordered again.
+        self._cancels = {
+            key: order for key, order in self._cancels.items() if tuple(map(str, key)) in refused
+        }
 
     def _read_events(self) -> bool:
         if not self._tasks:
@@ -265,8 +275,9 @@ class NodeDriver:
         if task is None:
             return
         if isinstance(event, Started):
+            if not task.recorders:  # a later one lost the race, or took a killed one's place
+                self._reports.append(Began(*task.key, self._here(event.time)))
             task.recorders.add((event.pid, event.start_ticks))
-            self._reports.append(Began(*task.key, self._here(event.time)))
         elif isinstance(event, Ended):
             task.ended = event
         elif isinstance(event, SetupFailed):
@@ -305,10 +316,14 @@ class NodeDriver:
     def _end(self, task: _Running) -> None:
         if task.ended is None:
             return
-        code, problems = task.ended.exit_code, list(task.output.problems)
+        code: int | None = task.ended.exit_code
+        problems = list(task.output.problems)
         state = _ENDINGS.get(task.ended.cause, TaskState.FAILED if code else TaskState.COMPLETED)
         if state is TaskState.COMPLETED and task.output.is_lost:
             state = TaskState.FAILED
+        if task.is_lost:
+            state, code = TaskState.FAILED, None
+            problems.insert(0, _LOST)
         if task.setup_failed:
             problems.insert(0, "setup failed")
         self._over(task, state, code, self._here(task.ended.time), "; ".join(problems))
@@ -338,8 +353,9 @@ class NodeDriver:
             self._over(task, TaskState.NODE_FAIL, None, time.time(), "the node rebooted")
             return
         self._cancels[task.key] = CancelOrder(*task.key, grace=0.0)
-        reason = "what records its end was killed on the node (by a user, or for want of memory?)"
-        self._over(task, TaskState.FAILED, None, time.time(), reason)
+        task.is_lost = True
+        now = time.time() - self._clock_offset
+        task.ended = Ended(*task.key, 0, True, now, Cause.END)  # its output is brought home first
 
     def _over(
         self, task: _Running, state: TaskState, exit_code: int | None, when: float, reason: str
@@ -358,7 +374,7 @@ class NodeDriver:
 
     def _next_pause(self, moved: bool) -> float | None:
         if self._cancels:
-            return QUICK_S
+            return _ORDER_AGAIN_S
         if not self._tasks:
             return None
         if self._harvest.busy:

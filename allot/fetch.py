@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from allot import paths
 from allot.node import FileRead
@@ -45,14 +44,14 @@ class Fetched:
 
 
 class _Transfer:
-    """One file on its way; its bytes are written as they come."""
+    """One file on its way; its bytes are written as they come, and no descriptor is kept."""
 
     def __init__(self, path: Path, job_id: str, size: int) -> None:
         self.path = path
         self.size = size
         self.partial = paths.partial_file(path, job_id)
         self.offset = 0
-        self._file: BinaryIO = self.partial.open("wb")
+        self.partial.write_bytes(b"")
 
     def reads(self, most: int) -> list[FileRead]:
         """The next pieces to ask for."""
@@ -61,19 +60,16 @@ class _Transfer:
         return [FileRead(name, at, min(_PIECE_BYTES, self.size - at)) for at in ends]
 
     def write(self, data: bytes) -> None:
-        self._file.write(data)
+        with self.partial.open("r+b") as file:
+            file.seek(self.offset)
+            file.write(data)
         self.offset += len(data)
 
     def keep(self) -> None:
-        self._file.close()
         self.partial.replace(self.path)
 
     def drop(self) -> None:
-        try:
-            self._file.close()
-            self.partial.unlink(missing_ok=True)
-        except OSError as error:
-            _log.warning("%s is left behind: %s", self.partial, error)
+        _remove(self.partial)
 
 
 class Fetcher:
@@ -150,10 +146,13 @@ class Fetcher:
             else:
                 partials[folder] = partial
         if partials:
-            sizes = reader.sizes([str(partial) for partial in partials.values()])
-            for (folder, partial), size in zip(partials.items(), sizes, strict=True):
+            try:
+                sizes = reader.sizes([str(partial) for partial in partials.values()])
+            finally:
+                for partial in partials.values():
+                    _remove(partial)
+            for folder, size in zip(partials, sizes, strict=True):
                 self._same[folder] = not isinstance(size, OSError)
-                partial.unlink(missing_ok=True)
         return settled
 
     def _read_round(self, reader: Reader) -> list[Fetched]:
@@ -176,15 +175,17 @@ def _take(
 ) -> Fetched | None:
     """Add some pieces to a file; how it ended, or None while more is missing."""
     path = transfer.path
+    data = []
     is_cut = False
+    for read, piece in zip(reads, pieces, strict=True):
+        if isinstance(piece, OSError):
+            return _unread(path, piece)
+        data.append(piece)
+        is_cut = len(piece) < read.length  # it became shorter: this is its end
+        if is_cut:
+            break
     try:
-        for read, piece in zip(reads, pieces, strict=True):
-            if isinstance(piece, OSError):
-                return _unread(path, piece)
-            transfer.write(piece)
-            is_cut = len(piece) < read.length  # it became shorter: this is its end
-            if is_cut:
-                break
+        transfer.write(b"".join(data))
         if not is_cut and transfer.offset < transfer.size:
             return None
         transfer.keep()
@@ -194,7 +195,17 @@ def _take(
 
 
 def _is_special(path: Path) -> bool:
-    return path.exists() and not (path.is_file() or path.is_dir())
+    try:
+        return path.exists() and not (path.is_file() or path.is_dir())
+    except OSError:  # it cannot be looked at: nor written, which is told then
+        return False
+
+
+def _remove(partial: Path) -> None:
+    try:
+        partial.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("%s is left behind: %s", partial, error)
 
 
 def _unread(path: Path, error: OSError) -> Fetched:

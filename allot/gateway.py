@@ -362,5 +362,7 @@ def _see_off(client: paramiko.SSHClient) -> None:
         return
     if transport.ident is not None:
         transport.join(_THREAD_END_S)
+    # Else the timer of a handshake that broke runs on, and the interpreter waits for it to exit.
+    transport.packetizer.complete_handshake()
     client.close()
     transport.sock.close()

@@ -49,7 +49,7 @@ class Harvest:
         self._sharing = sharing
         self._poll_interval = poll_interval
         self._fetcher = Fetcher(job_id)
-        self._owners: dict[Path, Output] = {}
+        self._owners: dict[Path, list[Output]] = {}  # several where it is /dev/null
 
     @property
     def busy(self) -> bool:
@@ -105,8 +105,10 @@ class Harvest:
         for output in outputs:
             if output.to_fetch is None:
                 output.to_fetch = set(output.files)
-                self._owners.update(dict.fromkeys(output.files, output))
-                self._fetcher.add(output.files)
+                new = [file for file in output.to_fetch if file not in self._owners]
+                self._fetcher.add(new)
+                for file in output.to_fetch:
+                    self._owners.setdefault(file, []).append(output)
         if self._fetcher.busy:
             for fetched in self._fetcher.advance(self.node_reader):
                 self._settle(fetched)
@@ -118,11 +120,13 @@ class Harvest:
         self._owners.clear()
         for output in outputs:
             output.to_fetch = None
+            output.problems.clear()
+            output.is_lost = False
 
     def _settle(self, fetched: Fetched) -> None:
-        output = self._owners.pop(fetched.path)
-        if output.to_fetch is not None:
-            output.to_fetch.discard(fetched.path)
-        if fetched.problem:
-            output.problems.append(fetched.problem)
-            output.is_lost |= not fetched.is_missing
+        for output in self._owners.pop(fetched.path):
+            if output.to_fetch is not None:
+                output.to_fetch.discard(fetched.path)
+            if fetched.problem:
+                output.problems.append(fetched.problem)
+                output.is_lost |= not fetched.is_missing

@@ -32,6 +32,7 @@ _GROUP = 32
 _LOOKS_A_FILE = 10
 _LAST_LOOK_BYTES = 4 * 1024 * 1024
 _TAIL_BYTES = 256 * 1024
+_MOST_AT_ONCE = 4 * 1024 * 1024
 _SHELL_LOOK_BYTES = 16 * 1024 * 1024
 
 
@@ -77,7 +78,8 @@ class LocalReader:
     @staticmethod
     def _read(read: FileRead) -> Data:
         try:
-            descriptor = os.open(read.path, os.O_RDONLY | os.O_CLOEXEC)
+            # Without O_NONBLOCK a pipe with nobody at its other end would hold up the node's turn.
+            descriptor = os.open(read.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 return os.pread(descriptor, read.length, read.offset)
             finally:
@@ -161,6 +163,8 @@ class ShellReader:
     def _decode(self, line: bytes, read: FileRead) -> Data:
         if line == questions.MISSING:
             return FileNotFoundError(f"{read.path}: no such file on the node")
+        if line == questions.UNREADABLE:
+            return PermissionError(f"{read.path}: permission denied on the node")
         try:
             return base64.b64decode(line.removeprefix(questions.PRESENT), validate=True)
         except binascii.Error as error:
@@ -315,7 +319,8 @@ def read_text(reader: Reader, path: str, tail: int | None, most: int | None = No
 def _read_piece(reader: Reader, path: str, offset: int, length: int) -> bytes:
     pieces = []
     while length > 0:
-        data = reader.read([FileRead(path, offset, length, keep_open=False)])[0]
+        most = min(length, _MOST_AT_ONCE)  # a reply of any size would not come in time
+        data = reader.read([FileRead(path, offset, most, keep_open=False)])[0]
         if isinstance(data, OSError):
             raise data
         if not data:

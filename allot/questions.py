@@ -277,6 +277,9 @@ __allot_probe() {
 MISSING = b"-"
 """What stands for a file that is not there in the reply to :func:`read_script`."""
 
+UNREADABLE = b"!"
+"""What stands for a file that may not be read."""
+
 PRESENT = b"+"
 """What stands before the content of one that is."""
 
@@ -285,7 +288,7 @@ def read_script(pieces: Iterable[tuple[str, int, int]]) -> str:
     """Read pieces of files, each a path, an offset and a length in bytes.
 
     Returns:
-        Bash that prints one line a piece: ``-`` or ``+`` and the bytes in base64.
+        Bash that prints one line a piece: ``-``, ``!``, or ``+`` and the bytes in base64.
     """
     calls = "\n".join(
         f"__allot_read {quote(path)} {offset + 1} {length}" for path, offset, length in pieces
@@ -300,7 +303,8 @@ def sizes_script(files: Iterable[str]) -> str:
 
 _READ = r"""
 __allot_read() {
-  [[ -r $1 ]] || { echo -; return; }
+  [[ -e $1 ]] || { echo -; return; }
+  [[ -r $1 ]] || { echo '!'; return; }
   printf '+%s\n' "$(tail -c "+$2" -- "$1" 2>/dev/null | head -c "$3" | base64 -w 0)"
 }
 """

@@ -20,18 +20,22 @@ from __future__ import annotations
 # cause, deadline. All but __allot_cancel run in a guard, whose stderr is /dev/null.
 #
 # The look comes before the first TERM: once a parent is dead, its children descend from init.
+# Of a process's stat line (proc(5)), 0 is here what follows the name, which may hold anything:
+# its state; 1 is its parent, 2 its group, 17 its number of threads, 19 its start.
 # A process is read from /proc before its environment is: found the other way round, its number
 # might belong to another one meanwhile. Between two looks at all of /proc only what was found is
 # watched. What is stopped gets CONT, or it would not see its TERM.
 #
-# An order is written down before the claim is tried, and the guard told last: it finds the order
-# whenever the signal comes. A TERM without an order (a shutdown's) ends no task.
+# An order is the time of the KILL, the earliest of those asked for. It is written down before the
+# claim is tried, and the guard told last: it finds the order whenever the signal comes. A TERM
+# without an order (a shutdown's) ends no task.
 FUNCTIONS = r"""
 __allot_never=$((1 << 60))
 __allot_stat() {
-  local text=
+  local text= name
   IFS= read -r -d '' text < "/proc/$1/stat"
-  stat=(${text##*) })
+  name=${text%)*}
+  stat=(${text:${#name}+2})
   [[ ${#stat[@]} -gt 19 && ! ( $stat == [ZXx] && ${stat[17]} -le 1 ) ]]
 }
 __allot_is() {
@@ -148,11 +152,12 @@ __allot_stop() {
   [[ -z $task ]] || __allot_kill
 }
 __allot_ordered() {
-  local grace=
+  local until= now
   [[ -e $claim.cancel ]] || return
-  read -r grace < "$claim.cancel"
-  [[ $grace =~ ^[0-9]+$ ]] || grace=1000
-  __allot_stop cancel "$grace"
+  read -r until < "$claim.cancel"
+  __allot_now
+  [[ $until =~ ^[0-9]+$ ]] || until=$((now + 1000))
+  __allot_stop cancel $((until - now))
 }
 __allot_time() {
   ALLOT_TASK=$mark sleep "$__allot_limit" || return
@@ -192,7 +197,11 @@ __allot_replace() {
 }
 __allot_cancel() {
   local p=$1 a=$2 claim=$__allot_dir/$1.$2 mark=$__allot_job/$1/$2 pid= ticks= boot=
-  printf '%s\n' "$3" >| "$claim.cancel"
+  local now until old=
+  __allot_now
+  until=$((now + $3))
+  [[ ! -e $claim.cancel ]] || read -r old < "$claim.cancel"
+  [[ $old =~ ^[0-9]+$ ]] && ((old <= until)) || printf '%s\n' "$until" >| "$claim.cancel"
   if __allot_take "$claim" cancelled; then
     __allot_note C "$p" "$a" || printf 'failed %s %s\n' "$p" "$a"
     return

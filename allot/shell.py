@@ -71,7 +71,7 @@ class KeptShell:
         data = script.encode("utf-8", "surrogateescape")
         if self._started:
             self._read_stderr()
-            self._stderr.clear()  # what was said before does not explain how this one ends
+            self._stderr.clear()  # what came before hardly explains how this one ends
         self._number += 1
         begin = f"\x1e{self._token} {self._number} begin\n"
         end = f"\x1e{self._token} {self._number} end\n"

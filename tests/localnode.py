@@ -21,7 +21,9 @@ from allot.events import Ended, Event, Started, parse_events
 from allot.script import Launch
 from allot.shell import KeptShell
 
-JOB_DIRECTORY = ".allot/job/nd01"
+# Of this run of the tests alone: a task is known by its job, and others may run beside it.
+JOB_ID = f"job-{os.getpid()}"
+JOB_DIRECTORY = f".allot/{JOB_ID}/nd01"
 PATIENCE_S = 60.0
 
 

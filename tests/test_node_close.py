@@ -21,7 +21,7 @@ from allot.node import Node
 
 # Far below every bound in these tests, far above the 0.2 s it takes, for a machine that is busy.
 _SOON_S = 3.0
-_WAYS = ["silent", "unanswered", "turned away", "proxy command", "jump host"]
+_WAYS = ["silent", "greeting", "unanswered", "turned away", "proxy command", "jump host"]
 
 
 class Attempt:
@@ -52,8 +52,11 @@ class Attempt:
 class Server:
     """Listens and never lets anybody in."""
 
-    def __init__(self, *, answers: bool, hangs_up: bool = False) -> None:
+    def __init__(
+        self, *, answers: bool = True, hangs_up: bool = False, greets: bool = False
+    ) -> None:
         self.callers = 0
+        self._greets = greets
         self._hangs_up = hangs_up
         self._kept: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1)
@@ -81,6 +84,8 @@ class Server:
                 continue
             self.callers += 1
             self._kept.append(sock)
+            if self._greets:
+                sock.sendall(b"SSH-2.0-x\r\n")
             if self._hangs_up:
                 sock.close()
 
@@ -111,7 +116,11 @@ def dead_end(
                 command = f"""sh -c 'trap "" TERM; echo >> {mark}; sleep 60'"""
                 text, tried = f"  ProxyCommand {command}\n", mark.exists
             else:
-                server = serve(answers=way != "unanswered", hangs_up=way == "turned away")
+                server = serve(
+                    answers=way != "unanswered",
+                    hangs_up=way == "turned away",
+                    greets=way == "greeting",
+                )
                 if way == "unanswered":
                     wait_until(lambda: server.callers > 0, 30, "the queue does not fill")
                 route = f"  HostName 127.0.0.1\n  Port {server.port}\n"
@@ -121,6 +130,11 @@ def dead_end(
             return write_config(tmp_path / "config", head + text), tried
 
         yield make
+
+
+def has_timer() -> bool:
+    """Whether a timer runs, as paramiko sets one for each handshake."""
+    return any(isinstance(thread, threading.Timer) for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("way", _WAYS)
@@ -134,9 +148,12 @@ def test_connecting_can_be_given_up(
         attempt = Attempt(node)
         try:
             wait_until(tried, 20, "nobody tries to connect")
+            if way == "greeting":
+                wait_until(has_timer, 20, "the handshake does not begin")
             (gateway if whose == "gateway" else node).close()
             assert attempt.fails_soon(), attempt.error
             assert not node.is_connected
+            assert not has_timer(), "the program could not end"
         finally:
             gateway.close()
             attempt.join()

@@ -18,7 +18,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from localnode import JOB_DIRECTORY, PATIENCE_S, LocalNode, local_nodes
+from localnode import JOB_DIRECTORY, JOB_ID, PATIENCE_S, LocalNode, local_nodes
 from sandbox import process_table, wait_until
 
 from allot import script
@@ -324,7 +324,7 @@ def test_a_task_sees_the_environment_of_its_place(node: LocalNode) -> None:
         "ALLOT_NTASKS_PER_NODE": "4",
         "ALLOT_CPUS_PER_TASK": "6",
         "ALLOT_ATTEMPT": "7",
-        "ALLOT_TASK": "job/5/7",
+        "ALLOT_TASK": f"{JOB_ID}/5/7",
         "ALLOT_PARAM_LINE": "p",
         "MINE": "a\nb",
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from localnode import PATIENCE_S, LocalNode, local_nodes
+from localnode import JOB_ID, PATIENCE_S, LocalNode, local_nodes
 from sandbox import Process, process_table, wait_until
 
 from allot import script
@@ -75,9 +75,9 @@ def only_end(node: LocalNode, proc_id: int = 0) -> Ended:
     return end
 
 
-def marked(mark: str) -> list[Process]:
-    """The processes that carry a task's mark."""
-    entry = f"ALLOT_TASK={mark}".encode()
+def marked() -> list[Process]:
+    """The processes that carry the mark of task 0."""
+    entry = f"ALLOT_TASK={JOB_ID}/0/0".encode()
     found = []
     for process in process_table().values():
         try:
@@ -97,6 +97,13 @@ def started(node: LocalNode, proc_id: int = 0) -> Started:
 
     wait_until(lambda: bool(found()), PATIENCE_S, "no start was written down")
     return cast(Started, found()[0])
+
+
+def kill_recorder(node: LocalNode, proc_id: int = 0) -> None:
+    """As the machine does when it is out of memory."""
+    pid = started(node, proc_id).pid
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: pid not in process_table(), PATIENCE_S, "it did not die")
 
 
 # Cancelling what runs.
@@ -126,11 +133,11 @@ def test_all_of_a_cancelled_task_is_gone_when_its_end_is_told(node: LocalNode, t
     sleep = Sleep()
     node.start(node.launch(tree.format(sleep)))
     sleep.begun() if "exec -a" not in tree else wait_until(
-        lambda: bool(marked("job/0/0")), PATIENCE_S, "it did not begin"
+        lambda: bool(marked()), PATIENCE_S, "it did not begin"
     )
     cancel(node, grace=0.3)
     wait_until(lambda: bool(finals(node)), PATIENCE_S, "no end was written down")
-    assert sleep.processes() == marked("job/0/0") == []
+    assert sleep.processes() == marked() == []
     assert only_end(node).cause is Cause.CANCEL
     node.wait()
 
@@ -178,7 +185,7 @@ def test_the_others_go_on(node: LocalNode) -> None:
     own = [sleep.begun() for sleep in sleeps]
     other = Sleep()
     stranger = subprocess.Popen(
-        ["sleep", other.duration], env=os.environ | {"ALLOT_TASK": "job/1/01"}
+        ["sleep", other.duration], env=os.environ | {"ALLOT_TASK": f"{JOB_ID}/1/01"}
     )
     try:
         cancel(node, 1, grace=0.1)
@@ -321,8 +328,7 @@ def test_a_task_without_its_recorder_is_ended_all_the_same(node: LocalNode) -> N
     sleep = Sleep()
     node.start(node.launch(f"setsid {sleep} & trap '' TERM; {sleep}; {sleep}"))
     sleep.begun()
-    os.kill(started(node).pid, signal.SIGKILL)
-    wait_until(lambda: started(node).pid not in process_table(), PATIENCE_S, "it did not die")
+    kill_recorder(node)
     began = time.time()
     for grace in (600, 900, 0.5):
         cancel(node, grace=grace)
@@ -330,7 +336,7 @@ def test_a_task_without_its_recorder_is_ended_all_the_same(node: LocalNode) -> N
     node.wait()
     end = only_end(node)
     assert (end.exit_code, end.cause, end.has_output) == (143, Cause.CANCEL, True)
-    assert sleep.processes() == marked("job/0/0") == []
+    assert sleep.processes() == marked() == []
     cancel(node)
     node.wait()
     assert only_end(node) == end
@@ -341,7 +347,7 @@ def test_who_takes_the_recorders_place_is_named(node: LocalNode) -> None:
     sleep = Sleep()
     node.start(node.launch(f"trap '' TERM; {sleep}; {sleep}"))
     sleep.begun()
-    os.kill(started(node).pid, signal.SIGKILL)
+    kill_recorder(node)
     cancel(node, grace=600)
     first, second = [event for event in node.events() if isinstance(event, Started)]
     assert process_table()[second.pid].start == second.start_ticks
@@ -356,7 +362,7 @@ def test_an_end_that_nobody_saw_is_told(node: LocalNode) -> None:
     sleep = Sleep()
     node.start(node.launch(f"exec {sleep}"))
     task = sleep.begun()
-    os.kill(started(node).pid, signal.SIGKILL)
+    kill_recorder(node)
     os.kill(task, signal.SIGKILL)
     cancel(node)
     node.wait()
@@ -464,7 +470,7 @@ def test_a_cancelled_task_leaves_no_timer(make_node: Callable[..., LocalNode]) -
     for sleep in sleeps:
         sleep.begun()
     wait_until(lambda: len(timers()) == 2, PATIENCE_S, "no timers")
-    os.kill(started(node, 1).pid, signal.SIGKILL)
+    kill_recorder(node, 1)
     for proc_id in (0, 1):
         cancel(node, proc_id)
     node.wait()
@@ -479,7 +485,7 @@ def test_a_limit_holds_without_the_recorder(make_node: Callable[..., LocalNode])
     sleep = Sleep()
     node.start(node.launch(f"setsid {sleep} & {sleep}"))
     sleep.begun()
-    os.kill(started(node).pid, signal.SIGKILL)
+    kill_recorder(node)
     wait_until(lambda: bool(finals(node)), PATIENCE_S, "no end was written down")
     assert (only_end(node).exit_code, only_end(node).cause) == (143, Cause.TIMEOUT)
     assert sleep.processes() == []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from localnode import LocalNode, local_nodes
+from localnode import JOB_DIRECTORY, JOB_ID, LocalNode, local_nodes
 
 from allot import script
 from allot.errors import TaskConfigError
@@ -48,7 +48,7 @@ def run(node: LocalNode, setup: Sequence[str], *cmds: str, **changes: Any) -> li
         (["set -e; false; true"], 1, ""),
         (["set -e", "false"], 1, ""),
         (["exec 2>&-; set -u; echo $nope"], 1, ""),
-        (["exec 2>&-; echo 'a"], 2, ""),
+        (["exec 2>&-", "echo 'a"], 2, ""),
         (["trap 'echo mine' EXIT", "(exit 4)"], 4, "mine\n"),
         (["ALLOT_PROCID=9 ALLOT_ATTEMPT=9", "cd /", "false"], 1, ""),
         (["exec 8>/dev/null 9>/dev/null", "false"], 1, ""),
@@ -103,7 +103,7 @@ def test_a_setup_in_an_odd_directory_is_told(tmp_path: Path) -> None:
     odd.mkdir()
     with local_nodes(odd) as make:
         node = make()
-        node.request(script.prelude(".allot/job/nd01", {}))
+        node.request(script.prelude(JOB_DIRECTORY, {}))
         events = run(node, ["false"], output_file=tmp_path / "out")
     assert [type(event) for event in events] == [Started, SetupFailed, Ended]
 
@@ -154,7 +154,7 @@ def test_each_task_carries_its_mark(node: LocalNode) -> None:
     """Job, task and attempt stand in the environment of all that a task starts."""
     node.run(*(node.launch("env | grep ^ALLOT_TASK=", proc_id=n, attempt=n) for n in (0, 5)))
     outputs = [(node.outputs / f"{n}.out").read_text() for n in (0, 5)]
-    assert outputs == ["ALLOT_TASK=job/0/0\n", "ALLOT_TASK=job/5/5\n"]
+    assert outputs == [f"ALLOT_TASK={JOB_ID}/{n}/{n}\n" for n in (0, 5)]
 
 
 # Earlier attempts.
