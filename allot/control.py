@@ -143,7 +143,11 @@ class Control:
         if task.output_file is None or task.node_id is None:
             return ""
         running = not task.state.is_final
-        reader = self._watching().output_reader(task.node_id) if running else LocalReader()
+        reader = (
+            self._watching().output_reader(task.node_id, task.output_file)
+            if running
+            else LocalReader()
+        )
         return read_text(reader, str(task.output_file), tail)
 
     def _watching(self) -> Monitor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 from allot import paths, questions, script
@@ -40,7 +41,12 @@ _REFUSALS = {
     "error": "its error file cannot be written on the node: {launch.error_file}",
     "cwd": "its working directory cannot be entered on the node: {launch.cwd}",
 }
-_LOST = "what records its end was killed on the node (by a user, or for want of memory?)"
+_LOST = {
+    TaskState.FAILED: (
+        "what records its end was killed on the node (by a user, or for want of memory?)"
+    ),
+    TaskState.NODE_FAIL: "the node rebooted",
+}
 _ENDINGS = {Cause.CANCEL: TaskState.CANCELLED, Cause.TIMEOUT: TaskState.TIMEOUT}
 
 
@@ -93,11 +99,13 @@ class Mail:
     Attributes:
         launches: Tasks that were given to it.
         cancels: Tasks to be cancelled there.
+        forgets: Tasks (and attempts) that were given up: nothing is told of them any more.
         probe: Look at the node as well.
     """
 
     launches: Sequence[Launch] = ()
     cancels: Sequence[CancelOrder] = ()
+    forgets: Sequence[tuple[int, int]] = ()
     probe: bool = False
 
 
@@ -125,7 +133,7 @@ class _Running:
     launch: Launch
     output: Output
     ended: Ended | None = None
-    is_lost: bool = False  # it was given up: ``ended`` is no word of the node's
+    lost: TaskState | None = None  # it was given up: ``ended`` is no word of the node's
     recorders: set[tuple[int, int]] = field(default_factory=set)
     setup_failed: bool = False
 
@@ -173,21 +181,22 @@ class NodeDriver:
         self._moved_at = time.monotonic()
         self._alive_at = time.monotonic()
 
-    @property
-    def output_reader(self) -> Reader:
-        """Reads the outputs of running tasks.
+    def output_reader(self, file: Path) -> Reader:
+        """Reads an output while it is written.
 
         Raises:
             ConnectionFailedError: The node is out of reach.
         """
-        return self._harvest.reader
+        return self._harvest.reader(file)
 
     def turn(self, mail: Mail) -> Turn:
         """Do what is asked, then see what happened."""
         for launch in mail.launches:
             files = [file for file in (launch.output_file, launch.error_file) if file is not None]
-            task = _Running(launch, Output(tuple(files)))
+            task = _Running(launch, Output(tuple(files), launch.attempt))
             self._tasks[task.key] = task
+        for key in mail.forgets:
+            self._tasks.pop(key, None)
         self._cancels |= {(order.proc_id, order.attempt): order for order in mail.cancels}
         facts: NodeFacts | None = None
         error: NodeError | None = None
@@ -321,9 +330,9 @@ class NodeDriver:
         state = _ENDINGS.get(task.ended.cause, TaskState.FAILED if code else TaskState.COMPLETED)
         if state is TaskState.COMPLETED and task.output.is_lost:
             state = TaskState.FAILED
-        if task.is_lost:
-            state, code = TaskState.FAILED, None
-            problems.insert(0, _LOST)
+        if task.lost is not None:
+            state, code = task.lost, None
+            problems.insert(0, _LOST[state])
         if task.setup_failed:
             problems.insert(0, "setup failed")
         self._over(task, state, code, self._here(task.ended.time), "; ".join(problems))
@@ -349,11 +358,9 @@ class NodeDriver:
         self._boot_id = boot_id
 
     def _give_up(self, task: _Running, *, rebooted: bool) -> None:
-        if rebooted:
-            self._over(task, TaskState.NODE_FAIL, None, time.time(), "the node rebooted")
-            return
-        self._cancels[task.key] = CancelOrder(*task.key, grace=0.0)
-        task.is_lost = True
+        task.lost = TaskState.NODE_FAIL if rebooted else TaskState.FAILED
+        if not rebooted:
+            self._cancels[task.key] = CancelOrder(*task.key, grace=0.0)
         now = time.time() - self._clock_offset
         task.ended = Ended(*task.key, 0, True, now, Cause.END)  # its output is brought home first
 

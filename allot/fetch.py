@@ -46,8 +46,9 @@ class Fetched:
 class _Transfer:
     """One file on its way; its bytes are written as they come, and no descriptor is kept."""
 
-    def __init__(self, path: Path, job_id: str, size: int) -> None:
+    def __init__(self, path: Path, job_id: str, attempt: int, size: int) -> None:
         self.path = path
+        self.attempt = attempt
         self.size = size
         self.partial = paths.partial_file(path, job_id)
         self.offset = 0
@@ -66,6 +67,7 @@ class _Transfer:
         self.offset += len(data)
 
     def keep(self) -> None:
+        _make_way(self.path, self.attempt)
         self.partial.replace(self.path)
 
     def drop(self) -> None:
@@ -77,7 +79,7 @@ class Fetcher:
 
     def __init__(self, job_id: str) -> None:
         self._job_id = job_id
-        self._waiting: deque[Path] = deque()
+        self._waiting: deque[tuple[Path, int]] = deque()
         self._transfers: list[_Transfer] = []
         self._same: dict[Path, bool] = {}
 
@@ -86,9 +88,9 @@ class Fetcher:
         """Whether a file is on its way."""
         return bool(self._waiting or self._transfers)
 
-    def add(self, files: Sequence[Path]) -> None:
-        """Take on some files of tasks that have ended."""
-        self._waiting.extend(files)
+    def add(self, files: Sequence[Path], attempt: int) -> None:
+        """Take on some files of a task that has ended; those of its earlier try are kept."""
+        self._waiting.extend((file, attempt) for file in files)
 
     def advance(self, reader: Reader) -> list[Fetched]:
         """Go on with what is under way, and begin with what waits.
@@ -113,7 +115,8 @@ class Fetcher:
 
     def _begin(self, reader: Reader) -> list[Fetched]:
         count = min(len(self._waiting), _MOST_OPEN - len(self._transfers))
-        files = [self._waiting.popleft() for _ in range(count)]
+        attempts = dict(self._waiting.popleft() for _ in range(count))
+        files = list(attempts)
         settled = [Fetched(path) for path in files if _is_special(path)]
         files = [path for path in files if not _is_special(path)]
         settled += self._find_out_what_is_shared(reader, files)
@@ -124,10 +127,10 @@ class Fetcher:
         reader.forget([str(path) for path in files])  # a task may have replaced its output
         for path, size in zip(files, reader.sizes([str(path) for path in files]), strict=True):
             if isinstance(size, OSError):
-                settled.append(_unread(path, size))
+                settled.append(_unread(path, attempts[path], size))
                 continue
             try:
-                self._transfers.append(_Transfer(path, self._job_id, size))
+                self._transfers.append(_Transfer(path, self._job_id, attempts[path], size))
             except OSError as error:
                 settled.append(_unwritten(path, error))
         return settled
@@ -179,7 +182,7 @@ def _take(
     is_cut = False
     for read, piece in zip(reads, pieces, strict=True):
         if isinstance(piece, OSError):
-            return _unread(path, piece)
+            return _unread(path, transfer.attempt, piece)
         data.append(piece)
         is_cut = len(piece) < read.length  # it became shorter: this is its end
         if is_cut:
@@ -208,10 +211,17 @@ def _remove(partial: Path) -> None:
         _log.warning("%s is left behind: %s", partial, error)
 
 
-def _unread(path: Path, error: OSError) -> Fetched:
+def _make_way(path: Path, attempt: int) -> None:
+    """Keep what an earlier attempt printed, as the node keeps it."""
+    if attempt and path.is_file():
+        path.replace(paths.earlier_attempt(path, attempt - 1))
+
+
+def _unread(path: Path, attempt: int, error: OSError) -> Fetched:
     if not isinstance(error, FileNotFoundError):
         return Fetched(path, f"{path} cannot be read on the node: {error.strerror or error}")
     try:
+        _make_way(path, attempt)
         path.unlink(missing_ok=True)  # what an earlier run left is not this one's output
     except OSError as problem:
         return _unwritten(path, problem)

@@ -221,6 +221,7 @@ class Foreman:
             attempt = self.ledger[proc_id].attempt
             self.ledger.lose(proc_id, time.time(), "its node was given up at the user's word")
             seat.cancels.append(CancelOrder(proc_id, attempt, 0.0))
+            seat.forgets.append((proc_id, attempt))
             self._after_end(proc_id)
 
     def _known(self, proc_ids: Iterable[int]) -> list[int]:

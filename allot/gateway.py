@@ -86,9 +86,9 @@ class Gateway:
             self._lines.add(line)
         try:
             client = self._open(name, login, timeout, line)
-            with self._lock:  # close() has either cut the line by now, or will see the client
-                line.check()
+            with self._lock:
                 line.client = client
+            line.check()  # whoever cut it before this may not have seen the client
         except BaseException as exc:
             was_cut = line.is_cut
             self.hang_up(line)

@@ -1,13 +1,13 @@
 """The outputs of one node's tasks: looked at while they grow, brought home when they end.
 
-Rules: used by one thread at a time. Where a node's outputs lie is settled once for the job's
-output directory; files elsewhere are proven different before they are fetched.
+Rules: used by one thread at a time. Whether the client sees a node's files was found out for the
+job's output directory; files elsewhere are proven different before they are fetched.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ class Output:
 
     Attributes:
         files: Its output file, and its error file where it has one.
+        attempt: Which try of the task.
         watch: How far the output file was read.
         problems: What went wrong on the way home.
         is_lost: Something that lies on the node could not be brought home.
@@ -31,6 +32,7 @@ class Output:
     """
 
     files: tuple[Path, ...]
+    attempt: int
     watch: Watch = field(init=False)
     problems: list[str] = field(default_factory=list)
     is_lost: bool = False
@@ -44,9 +46,26 @@ class Output:
 class Harvest:
     """Looks at and brings home the outputs of one node."""
 
-    def __init__(self, node: Node, job_id: str, sharing: Sharing, poll_interval: float) -> None:
+    def __init__(
+        self,
+        node: Node,
+        job_id: str,
+        sharing: Sharing,
+        shared_root: Path,
+        poll_interval: float,
+    ) -> None:
+        """Take over the outputs of a node.
+
+        Args:
+            node: Its connection.
+            job_id: The job.
+            sharing: What the client sees of the node's files.
+            shared_root: Below which directory it sees them.
+            poll_interval: Seconds between two looks at an output.
+        """
         self._node = node
         self._sharing = sharing
+        self._shared_root = shared_root
         self._poll_interval = poll_interval
         self._fetcher = Fetcher(job_id)
         self._owners: dict[Path, list[Output]] = {}  # several where it is /dev/null
@@ -65,34 +84,33 @@ class Harvest:
         """
         return SftpReader(self._node) if self._node.open_sftp() else ShellReader(self._node)
 
-    @property
-    def reader(self) -> Reader:
-        """Reads the outputs of running tasks.
+    def reader(self, file: Path) -> Reader:
+        """Reads an output while it is written.
 
         Raises:
             ConnectionFailedError: The node is out of reach.
         """
-        return LocalReader() if self._sharing.fresh else self.node_reader
+        is_here = self._sharing.fresh and file.is_relative_to(self._shared_root)
+        return LocalReader() if is_here else self.node_reader
 
     def look(self, outputs: Sequence[Output]) -> list[tuple[Output, Progress]]:
         """Look at those outputs whose time has come, and tell what progress is new."""
         now = time.monotonic()
-        due = {id(one.watch): one for one in outputs if one.watch.next_look <= now}
-        if not due:
-            return []
-        for output in due.values():
+        due = [one for one in outputs if one.watch.next_look <= now]
+        for output in due:
             output.watch.next_look = now + self._poll_interval
-        news = look(self.reader, [output.watch for output in due.values()])
-        return [(due[id(watch)], progress) for watch, progress in news]
+        here, there = self._parted(due, shared=self._sharing.fresh)
+        return _look(look, LocalReader(), here) + (
+            _look(look, self.node_reader, there) if there else []
+        )
 
     def look_last(self, outputs: Sequence[Output]) -> list[tuple[Output, Progress]]:
         """Find the last progress of outputs that are home."""
-        if not outputs:
-            return []
-        reader = self.reader if self._sharing.shared else LocalReader()
-        owners = {id(output.watch): output for output in outputs}
-        news = look_last(reader, [output.watch for output in outputs])
-        return [(owners[id(watch)], progress) for watch, progress in news]
+        late = self._sharing.shared and not self._sharing.fresh
+        there, here = self._parted(outputs, shared=late)
+        return _look(look_last, LocalReader(), here) + (
+            _look(look_last, self.node_reader, there) if there else []
+        )
 
     def bring_home(self, outputs: Sequence[Output]) -> list[Output]:
         """Go on bringing home the outputs of tasks that have ended.
@@ -100,19 +118,29 @@ class Harvest:
         Returns:
             Those that are home now.
         """
-        if self._sharing.shared:
-            return list(outputs)
-        for output in outputs:
+        here, there = self._parted(outputs, shared=self._sharing.shared)
+        for output in there:
             if output.to_fetch is None:
                 output.to_fetch = set(output.files)
                 new = [file for file in output.to_fetch if file not in self._owners]
-                self._fetcher.add(new)
+                self._fetcher.add(new, output.attempt)
                 for file in output.to_fetch:
                     self._owners.setdefault(file, []).append(output)
         if self._fetcher.busy:
             for fetched in self._fetcher.advance(self.node_reader):
                 self._settle(fetched)
-        return [output for output in outputs if not output.to_fetch]
+        return here + [output for output in there if not output.to_fetch]
+
+    def _parted(
+        self, outputs: Sequence[Output], *, shared: bool
+    ) -> tuple[list[Output], list[Output]]:
+        """Those whose files all lie in what is shared, if it is, and the others."""
+        inside: list[Output] = []
+        outside: list[Output] = []
+        for output in outputs:
+            within = all(file.is_relative_to(self._shared_root) for file in output.files)
+            (inside if shared and within else outside).append(output)
+        return inside, outside
 
     def begin_anew(self, outputs: Sequence[Output]) -> None:
         """Forget what is under way, after a break or at the end; temporary files are removed."""
@@ -130,3 +158,13 @@ class Harvest:
             if fetched.problem:
                 output.problems.append(fetched.problem)
                 output.is_lost |= not fetched.is_missing
+
+
+def _look(
+    how: Callable[[Reader, Sequence[Watch]], list[tuple[Watch, Progress]]],
+    reader: Reader,
+    outputs: Sequence[Output],
+) -> list[tuple[Output, Progress]]:
+    owners = {id(output.watch): output for output in outputs}
+    news = how(reader, [output.watch for output in outputs]) if outputs else []
+    return [(owners[id(watch)], progress) for watch, progress in news]

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from allot.driver import Mail, Turn
@@ -114,13 +115,13 @@ class Monitor:
         running = (task for task in self.tasks if task.state is TaskState.RUNNING)
         return sum(task.started_at is None for task in running)
 
-    def output_reader(self, node_id: int) -> Reader:
-        """Reads the outputs of tasks that run on a node.
+    def output_reader(self, node_id: int, file: Path) -> Reader:
+        """Reads the output of a task that runs on a node.
 
         Raises:
             ConnectionFailedError: The node is out of reach.
         """
-        return self._foreman.seats[node_id].driver.output_reader
+        return self._foreman.seats[node_id].driver.output_reader(file)
 
     def wait_for(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Block until a condition holds or the monitor has ended, ``timeout`` seconds at most."""

@@ -220,7 +220,13 @@ class Muster:
 
         driver = NodeDriver(
             node,
-            Harvest(node, self._job_id, sharing, settings.poll_interval),
+            Harvest(
+                node,
+                self._job_id,
+                sharing,
+                Path("/") if told else settings.output_dir,
+                settings.poll_interval,
+            ),
             facts,
             prelude=self._launcher.prelude(place),
             look_at_node=look_at_node,

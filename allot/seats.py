@@ -43,6 +43,7 @@ class Seat:
         status: Where it stands.
         inbox: Tasks that are to be launched there.
         cancels: Tasks that are to be cancelled there.
+        forgets: Tasks (and attempts) there that were given up.
         due: When its next turn is worth while (monotonic clock); None: not before there is mail.
         under_way: Whether a worker takes it through a turn.
         sends: Whether that turn carries launches.
@@ -58,6 +59,7 @@ class Seat:
     status: NodeStatus
     inbox: list[Launch] = field(default_factory=list)
     cancels: list[CancelOrder] = field(default_factory=list)
+    forgets: list[tuple[int, int]] = field(default_factory=list)
     due: float | None = None
     under_way: bool = False
     sends: bool = False
@@ -92,8 +94,8 @@ class Seat:
     def take_mail(self) -> Mail:
         """Everything that is owed; a turn is under way from now on."""
         self.sends, self.under_way, self.due = bool(self.inbox), True, None
-        mail = Mail(self.inbox, self.cancels, self._wants_probe)
-        self.inbox, self.cancels, self._wants_probe = [], [], False
+        mail = Mail(self.inbox, self.cancels, self.forgets, self._wants_probe)
+        self.inbox, self.cancels, self.forgets, self._wants_probe = [], [], [], False
         return mail
 
     def take_back(self, turn: Turn) -> None:

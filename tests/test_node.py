@@ -225,7 +225,7 @@ def test_a_killed_node_is_noticed_at_once(sshd_nodes: NodesFactory) -> None:
         killer = threading.Timer(0.3, nodes.node(0).kill)
         killer.start()
         with pytest.raises(ConnectionFailedError, match=r"broke|closed|reset"):
-            node.request("sleep 60", timeout=60)
+            node.request("exec sleep 60", timeout=60)  # no Bash that sees it die first
         assert not node.is_connected
         killer.join(30)
         with pytest.raises(ConnectionFailedError, match=r"connection refused at 127\.0\."):

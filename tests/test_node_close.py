@@ -153,7 +153,7 @@ def test_connecting_can_be_given_up(
             (gateway if whose == "gateway" else node).close()
             assert attempt.fails_soon(), attempt.error
             assert not node.is_connected
-            assert not has_timer(), "the program could not end"
+            wait_until(lambda: not has_timer(), _SOON_S, "the program could not end")
         finally:
             gateway.close()
             attempt.join()

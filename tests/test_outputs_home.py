@@ -433,7 +433,7 @@ def driven(node: WordNode, clock_offset: float = 0.0) -> Iterator[NodeDriver]:
     facts = NodeFacts(health, home_writable=True, sharing=sharing, clock_offset=clock_offset)
     driver = NodeDriver(
         some,
-        Harvest(some, "job", sharing, 1.0),
+        Harvest(some, "job", sharing, Path("/"), 1.0),
         facts,
         prelude="",
         look_at_node=lambda: facts,
@@ -484,3 +484,57 @@ def test_a_refusal_that_could_not_be_written_down_has_a_time(tmp_path: Path) -> 
     assert end.state is TaskState.FAILED
     assert "home directory" in end.reason
     assert before - 1 <= end.time <= time.time() + 1
+
+
+def test_each_try_keeps_its_output_here_too(sshd_nodes: NodesFactory, tmp_path: Path) -> None:
+    """On nodes that share nothing the outputs of a retried task lie side by side on the client."""
+    output_dir = tmp_path / "out"
+    output_dir.mkdir()
+    nodes = sshd_nodes(2, private=["~", output_dir])
+    command = "echo try $ALLOT_ATTEMPT; [ $ALLOT_ATTEMPT = 2 ]"
+    with run(nodes, output_dir, lambda _: command, ntasks=1, retries=3) as cluster:
+        assert cluster.wait(60, progress=False).tasks[0].attempt == 2
+    texts = [(output_dir / f"0.out{suffix}").read_text() for suffix in (".0", ".1", "")]
+    assert texts == ["try 0\n", "try 1\n", "try 2\n"]
+
+
+def test_outputs_outside_the_shared_directory_are_brought_home(
+    sshd_nodes: NodesFactory, tmp_path: Path
+) -> None:
+    """``output_dir`` is shared, but this task writes where its node has a disk of its own."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    nodes = sshd_nodes(1, private=[scratch])
+
+    def factory(ntc: NodeTaskConfig) -> Task:
+        return Task(r"echo on the node; printf '\0023/3\003'", scratch / "own.out", ntc)
+
+    with run(nodes, tmp_path / "out", factory) as cluster:
+        summary = cluster.wait(60, progress=False)
+    assert summary.ok
+    assert (scratch / "own.out").read_text() == "on the node\n\x023/3\x03"
+    assert summary.tasks[0].progress is not None
+
+
+def test_a_node_that_was_given_up_does_not_overwrite_what_came_later(
+    sshd_nodes: NodesFactory, tmp_path: Path
+) -> None:
+    """Its task ran again elsewhere; when it comes back, its old output stays where it is."""
+    output_dir = tmp_path / "out"
+    output_dir.mkdir()
+    nodes = sshd_nodes(2, private=["~", output_dir])
+    command = "echo attempt $ALLOT_ATTEMPT; [ $ALLOT_ATTEMPT = 1 ] || sleep 600"
+    with run(nodes, output_dir, lambda _: command, ntasks=1, ntasks_per_node=1) as cluster:
+        wait_until(lambda: "attempt 0" in cluster.output(0), 30, "it does not run")
+        nodes.node(0).freeze()
+        cluster.down(nodes.names[0])
+        assert cluster.tasks[0].state is TaskState.NODE_FAIL
+        assert cluster.rerun() == 1
+        assert cluster.wait(60, progress=False).ok
+        nodes.node(0).thaw()
+        wait_until(
+            lambda: not any(p.program == "sleep" for p in nodes.node(0).processes()),
+            60,
+            "the old task was not killed",
+        )
+    assert (output_dir / "0.out").read_text() == "attempt 1\n"

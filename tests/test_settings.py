@@ -9,7 +9,7 @@ import pytest
 
 from allot.errors import ConfigError
 from allot.scheduler import Distribution
-from allot.settings import Settings, as_distribution
+from allot.settings import Settings, as_distribution, as_lines, as_variables
 
 
 def make(**changes: Any) -> Settings:
@@ -31,7 +31,7 @@ def test_a_name_no_file_can_have_is_refused(name: Any) -> None:
         make(job_name=name)
 
 
-COUNTS = ("nnodes", "ntasks", "ntasks_per_node", "cpus_per_task", "max_bars")
+COUNTS = ("nnodes", "ntasks", "ntasks_per_node", "cpus_per_task", "max_failures", "max_bars")
 
 
 @pytest.mark.parametrize("argument", COUNTS)
@@ -45,12 +45,8 @@ def test_a_count_is_a_whole_number_from_one(argument: str, value: Any) -> None:
 
 @pytest.mark.parametrize("argument", COUNTS)
 def test_a_count_may_be_left_out(argument: str) -> None:
-    """None leaves it to Allot, but a task takes some number of CPUs."""
-    if argument == "cpus_per_task":
-        with pytest.raises(ConfigError, match=argument):
-            make(cpus_per_task=None)
-    else:
-        assert getattr(make(**{argument: None}), argument) is None
+    """None leaves it to Allot."""
+    assert getattr(make(**{argument: None}), argument) is None
 
 
 @pytest.mark.parametrize("value", ["yes", 2, []])
@@ -81,3 +77,68 @@ def test_distributions_are_words_of_slurm() -> None:
     for value in others:
         with pytest.raises(ConfigError, match='"block" or "cyclic"'):
             as_distribution(value)
+
+
+@pytest.mark.parametrize("argument", ["gpus_per_task", "retries"])
+def test_some_counts_may_be_0(argument: str) -> None:
+    """No GPUs, no retries; less than none is refused."""
+    assert getattr(make(**{argument: 0}), argument) == 0
+    with pytest.raises(ConfigError, match=f"{argument} must be .* from 0"):
+        make(**{argument: -1})
+
+
+def test_a_node_may_fail_at_least_once() -> None:
+    """Draining after no failure at all would drain every node."""
+    with pytest.raises(ConfigError, match="node_max_failures"):
+        make(node_max_failures=0)
+
+
+@pytest.mark.parametrize("argument", ["oversubscribe", "kill_on_bad_exit", "login_shell"])
+def test_a_switch_is_on_or_off(argument: str) -> None:
+    """A text such as "no" would be taken for yes otherwise."""
+    assert getattr(make(**{argument: True}), argument) is True
+    with pytest.raises(ConfigError, match=f"{argument} must be True or False"):
+        make(**{argument: "no"})
+
+
+@pytest.mark.parametrize("value", [-21, 20, 1.5, "5"])
+def test_niceness_is_what_nice_takes(value: Any) -> None:
+    """-20 to 19."""
+    assert make(nice=19).nice == 19
+    with pytest.raises(ConfigError, match="nice must be"):
+        make(nice=value)
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "5", True])
+def test_waiting_for_nodes_is_a_number_of_seconds(value: Any) -> None:
+    """From 0, and it ends."""
+    assert make(wait_for_nodes=0.5).wait_for_nodes == 0.5
+    with pytest.raises(ConfigError, match="wait_for_nodes"):
+        make(wait_for_nodes=value)
+
+
+def test_torch_does_not_go_with_retries() -> None:
+    """One task alone cannot join the others again."""
+    assert make(export=("torch",)).export == ("torch",)
+    with pytest.raises(ConfigError, match="retries"):
+        make(export=("torch",), retries=1)
+
+
+def test_lines_are_one_string_or_several() -> None:
+    """A string is one line; what holds anything else is refused by its name."""
+    assert as_lines("setup", "a b") == ("a b",)
+    assert as_lines("setup", ["a", "b"]) == ("a", "b")
+    for value in (7, b"a", {"a": 1}, [1]):
+        with pytest.raises(ConfigError, match="setup must"):
+            as_lines("setup", value)
+
+
+def test_variables_are_given_or_passed_on() -> None:
+    """Values become text; a variable that is not set here cannot be passed on."""
+    own = {"TOKEN": "secret", "HOME": "/root"}
+    assert as_variables({"N": 3}, ("slurm", "TOKEN"), own) == {"N": "3", "TOKEN": "secret"}
+    assert as_variables({"TOKEN": "mine"}, ("TOKEN",), own) == {"TOKEN": "mine"}
+    with pytest.raises(ConfigError, match="NOWHERE is not set"):
+        as_variables({}, ("NOWHERE",), own)
+    with pytest.raises(ConfigError, match="env must be a mapping"):
+        as_variables([("A", "b")], (), own)  # type: ignore[arg-type]
