@@ -137,6 +137,7 @@ class NodeFacts:
             such terminal, or it was not asked.
         gpus: Its GPUs, by index.
         gpu_vendor: Whose GPUs they are; None where that was not found out.
+        sftp: Whether files can be read over SFTP; None where that was not tried.
     """
 
     health: NodeHealth
@@ -147,6 +148,7 @@ class NodeFacts:
     idle: float | None = None
     gpus: tuple[Gpu, ...] = ()
     gpu_vendor: Vendor | None = None
+    sftp: bool | None = None
 
 
 class Shell(Protocol):

@@ -8,7 +8,7 @@ import pwd
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allot.errors import ConfigError, NodeError, NodeFileError, NotEnoughNodesError
@@ -196,6 +196,7 @@ class Roster:
         try:
             node.connect()
             facts = probe_node(node, number, test, self._probe, declared_gpus=spec.gpus)
+            facts = replace(facts, sftp=node.open_sftp())
         except NodeError as error:
             node.close()
             return Candidate(name, NodeState.UNREACHABLE, error.reason)
