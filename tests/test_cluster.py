@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,25 +91,6 @@ def test_cyclic_deals_the_first_wave_round(five_nodes: SshdNodes, tmp_path: Path
         places = [(task.node_id, task.local_id) for task in cluster.tasks]
         cluster.wait(60, progress=False)
     assert places == [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1)]
-
-
-def test_tasks_beyond_the_slots_wait_and_backfill(five_nodes: SshdNodes, tmp_path: Path) -> None:
-    """A slot runs one task at a time, the next as soon as it is free, and all of them run."""
-    command = "date +%s.%N; sleep 0.2; date +%s.%N"
-    with run(
-        five_nodes, tmp_path, lambda _: command, nnodes=3, ntasks_per_node=2, ntasks=24
-    ) as cluster:
-        waiting = [task for task in cluster.tasks if task.state is TaskState.PENDING]
-        assert len(waiting) >= 24 - 3 * 2 - 6
-        summary = cluster.wait(60, progress=False)
-    assert summary.ok
-    slots: dict[tuple[int | None, int | None], list[tuple[float, float]]] = {}
-    for task in summary.tasks:
-        start, end = map(float, (tmp_path / f"{task.proc_id}.out").read_text().split())
-        slots.setdefault((task.node_id, task.local_id), []).append((start, end))
-    assert set(slots) == {(node, slot) for node in range(3) for slot in range(2)}
-    for times in slots.values():
-        assert all(before[1] <= after[0] for before, after in pairwise(sorted(times)))
 
 
 def test_the_first_failing_command_ends_a_task(five_nodes: SshdNodes, tmp_path: Path) -> None:

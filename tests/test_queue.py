@@ -56,6 +56,7 @@ def test_sixty_tasks_share_six_slots(five_nodes: SshdNodes, tmp_path: Path) -> N
     with run(
         five_nodes, tmp_path, lambda _: command, nnodes=3, ntasks_per_node=2, ntasks=60
     ) as cluster:
+        assert states(cluster)["PENDING"] > 40
         summary = cluster.wait(120, progress=False)
     assert summary.ok
     slots: dict[tuple[int | None, int | None], list[tuple[float, float]]] = {}
