@@ -75,7 +75,7 @@ class Control:
         """
         if not 0 <= grace <= _LONGEST_GRACE_S:
             raise ConfigError(f"grace must be seconds from 0 to {_LONGEST_GRACE_S}, not {grace!r}")
-        self._driving().cancel(proc_ids, grace, "cancelled by the user")
+        self._driving().cancel(_numbers(proc_ids), grace, "cancelled by the user")
 
     def rerun(self, proc_ids: Iterable[int] | None = None) -> int:
         """Queue tasks once more, as their next attempt.
@@ -90,7 +90,7 @@ class Control:
             ConfigError: There is no such task, or it has not ended.
             AllotError: The job is not watched any more.
         """
-        return self._driving().rerun(proc_ids)
+        return self._driving().rerun(_numbers(proc_ids))
 
     def drain(self, node: str) -> None:
         """Start nothing new on a node; what runs there goes on.
@@ -172,3 +172,12 @@ class Control:
             raise AllotError(
                 f"job {self.job_name} is not watched any more, its tasks go on: {error!r}"
             ) from error
+
+
+def _numbers(proc_ids: object) -> list[int] | None:
+    """The tasks that are meant; an iterator is used up here, in its owner's thread."""
+    if proc_ids is None:
+        return None
+    if isinstance(proc_ids, str) or not isinstance(proc_ids, Iterable):
+        raise ConfigError(f"proc_ids must be task numbers, such as [3, 4], not {proc_ids!r}")
+    return list(proc_ids)

@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent import futures
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -193,8 +194,8 @@ class Monitor:
         def carry_out() -> None:
             try:
                 result = order()
-            except AllotError as error:
-                done.set_exception(error)
+            except Exception as error:
+                done.set_exception(error)  # raised again where the order came from
                 return
             self._publish()  # before anyone can ask what came of it
             done.set_result(result)
@@ -202,7 +203,7 @@ class Monitor:
         self._queue.put(carry_out)
         try:
             return done.result(timeout=_ORDER_S)
-        except TimeoutError:
+        except futures.TimeoutError:
             raise AllotError("the monitor did not take the order in time") from None
 
     # What the thread does.

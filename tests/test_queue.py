@@ -123,6 +123,10 @@ def test_cancel_of_some_leaves_the_others(five_nodes: SshdNodes, tmp_path: Path)
             cluster.cancel([7])
         with pytest.raises(ConfigError, match="grace"):
             cluster.cancel(grace=-1)
+        with pytest.raises(ConfigError, match=r"such as \[3, 4\], not 3"):
+            cluster.cancel(3)  # type: ignore[arg-type] # a slip that is easily made
+        with pytest.raises(ConfigError, match="no task 'x'"):
+            cluster.rerun(["x"])  # type: ignore[list-item] # the same
     with pytest.raises(AllotError, match="closed"):
         cluster.cancel()
 
