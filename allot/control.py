@@ -142,13 +142,10 @@ class Control:
         task = tasks[proc_id]
         if task.output_file is None or task.node_id is None:
             return ""
-        running = not task.state.is_final
-        reader = (
-            self._watching().output_reader(task.node_id, task.output_file)
-            if running
-            else LocalReader()
-        )
-        return read_text(reader, str(task.output_file), tail)
+        if not task.state.is_final or not task.output_file.exists():
+            reader = self._watching().output_reader(task.node_id, task.output_file)
+            return read_text(reader, str(task.output_file), tail)
+        return read_text(LocalReader(), str(task.output_file), tail)
 
     def _watching(self) -> Monitor:
         """The monitor, in whatever state it is."""

@@ -118,12 +118,14 @@ class Turn:
         pause: Seconds until the next turn is worth while; None: not before there is mail.
         facts: What a probe found, where one was asked for.
         error: What broke the turn off, or None.
+        unsent: Launches that the node was certainly never asked for, after a break.
     """
 
     reports: Sequence[Report]
     pause: float | None
     facts: NodeFacts | None = None
     error: NodeError | None = None
+    unsent: Sequence[Launch] = ()
 
 
 @dataclass
@@ -136,6 +138,7 @@ class _Running:
     lost: TaskState | None = None  # it was given up: ``ended`` is no word of the node's
     recorders: set[tuple[int, int]] = field(default_factory=set)
     setup_failed: bool = False
+    was_asked: bool = False
 
     @property
     def key(self) -> tuple[int, int]:
@@ -217,7 +220,8 @@ class NodeDriver:
                 raise  # what was reported so far goes with the next turn
             error = caught
         reports, self._reports = self._reports, []
-        return Turn(reports, self._next_pause(moved), facts, error)
+        unsent = self._take_out_unsent() if error is not None else ()
+        return Turn(reports, self._next_pause(moved), facts, error, unsent)
 
     def release(self) -> None:
         """Let go of what is under way to the client."""
@@ -241,13 +245,23 @@ class NodeDriver:
                 f"{directory} cannot be made there: is the disk full or read-only?",
             )
         self._event_file = paths.event_file(directory)
+        self._event_offset = 0  # the file may be another one now; what is known does no harm
         self._launch([task.launch for task in self._tasks.values() if not task.recorders])
         self._prepared = True
         self._alive_at = 0.0
 
     def _launch(self, launches: Sequence[Launch]) -> None:
         for first in range(0, len(launches), _BATCH):
-            self.node.request(script.launch_script(launches[first : first + _BATCH]))
+            batch = launches[first : first + _BATCH]
+            for launch in batch:
+                self._tasks[launch.proc_id, launch.attempt].was_asked = True
+            self.node.request(script.launch_script(batch))
+
+    def _take_out_unsent(self) -> list[Launch]:
+        unsent = [task for task in self._tasks.values() if not task.was_asked]
+        for task in unsent:
+            del self._tasks[task.key]
+        return [task.launch for task in unsent]
 
     def _cancel(self) -> None:
         if not self._cancels:
@@ -348,14 +362,14 @@ class NodeDriver:
         reply = self.node.request(questions.alive_script(asked)).decode("ascii", "replace").split()
         boot_id, alive = reply[0], {int(pid) for pid in reply[1:] if pid.isdigit()}
         dead = [task for task in running if not any(pid in alive for pid, _ in task.recorders)]
+        rebooted, self._boot_id = boot_id != self._boot_id, boot_id
         if not dead:
             return
         self._read_events()
         self._finish()
         for task in dead:
             if task.key in self._tasks and task.ended is None:
-                self._give_up(task, rebooted=boot_id != self._boot_id)
-        self._boot_id = boot_id
+                self._give_up(task, rebooted=rebooted)
 
     def _give_up(self, task: _Running, *, rebooted: bool) -> None:
         task.lost = TaskState.NODE_FAIL if rebooted else TaskState.FAILED

@@ -7,6 +7,7 @@ decided by the scheduler and the lifecycle, what is done on the nodes goes into 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import traceback
 from collections.abc import Iterable, Sequence
@@ -48,29 +49,51 @@ class Foreman:
         self._failures = 0
         self._stopped = False
         self._cancelled: dict[int, str] = {}
+        self._holding = threading.Event()
 
     @property
     def lacks_nodes(self) -> bool:
         """Whether tasks wait while fewer nodes than at the start can take any."""
         usable = sum(seat.may_take_tasks for seat in self.seats.values())
-        return usable < self._wanted and self.ledger.count(TaskState.PENDING) > 0
+        waiting = self.ledger.count(TaskState.PENDING) and not self._holding.is_set()
+        return usable < self._wanted and bool(waiting)
 
     def send(self, placement: Placement, launch: Launch) -> None:
         """Give a task its place and put it in its node's inbox."""
         seat = self.seats[placement.node_id]
         self.ledger.place(placement, seat.place.node_name, launch.output_file)
-        seat.inbox.append(launch)
+        seat.note_placement(launch)
+
+    def hold(self) -> None:
+        """Place nothing any more; may be called from any thread."""
+        self._holding.set()
 
     def apply(self, seat: Seat, turn: Turn) -> None:
         """Note what a turn brought."""
         was_reachable = seat.is_reachable
-        seat.take_back(turn)
+        seat.take_back(turn, running=len(self.ledger.taken(seat.place.node_id)))
         if was_reachable and turn.error is not None:
             _log.warning("%s is out of reach: %s", seat.place.node_name, turn.error.reason)
+        self._take_back_unsent(seat, turn)
         for report in turn.reports:
             task = self.ledger[report.proc_id]
             if task.attempt == report.attempt and task.state is TaskState.RUNNING:
                 self._apply_report(seat, report)
+
+    def _take_back_unsent(self, seat: Seat, turn: Turn) -> None:
+        """Queue again what a broken node was certainly never sent."""
+        unsent = list(turn.unsent)
+        if turn.error is not None:
+            unsent += seat.inbox
+            seat.inbox = []
+        for launch in unsent:
+            task = self.ledger[launch.proc_id]
+            if task.attempt == launch.attempt and task.state is TaskState.RUNNING:
+                if (reason := self._cancelled.pop(launch.proc_id, None)) is None:
+                    self.ledger.give_back(launch.proc_id)
+                else:
+                    self.ledger.cancel(launch.proc_id, time.time(), reason=reason)
+                    self.ended.append(self.ledger[launch.proc_id])
 
     def _apply_report(self, seat: Seat, report: Report) -> None:
         if isinstance(report, Began):
@@ -89,7 +112,7 @@ class Foreman:
         elif end.state is TaskState.TIMEOUT:
             ledger.time_out(proc_id, end.time, end.exit_code, end.reason)
         elif end.state is TaskState.CANCELLED:
-            reason = self._cancelled.pop(proc_id, "") or end.reason
+            reason = self._cancelled.get(proc_id, "") or end.reason
             ledger.cancel(proc_id, end.time, end.exit_code, reason)
         elif end.state is TaskState.NODE_FAIL:
             ledger.lose(proc_id, end.time, end.reason)
@@ -110,7 +133,8 @@ class Foreman:
     def _after_end(self, proc_id: int) -> None:
         ledger, settings = self.ledger, self._settings
         task = ledger[proc_id]
-        if may_retry(task.state, ledger.retried(proc_id), settings.retries) and not self._stopped:
+        is_unwanted = self._cancelled.pop(proc_id, None) is not None or self._stopped
+        if not is_unwanted and may_retry(task.state, ledger.retried(proc_id), settings.retries):
             failed_on = {task.node_id} if task.node_id is not None else set()
             ledger.requeue(proc_id, ledger.avoids(proc_id) | failed_on)
             return
@@ -132,7 +156,7 @@ class Foreman:
 
     def fill_slots(self) -> None:
         """Place waiting tasks in free slots; one that cannot be made frees its slot again."""
-        while self.ledger.count(TaskState.PENDING):
+        while self.ledger.count(TaskState.PENDING) and not self._holding.is_set():
             nodes = []
             for node_id, seat in self.seats.items():
                 running, held = len(self.ledger.taken(node_id)), self.ledger.held_gpus(node_id)
@@ -155,13 +179,14 @@ class Foreman:
         except Exception as error:
             _log.exception("task %d could not be made", placement.proc_id)
             text = "".join(traceback.format_exception(error))
-            output = self._launcher.note_failure(placement.proc_id, text)
+            output = self._launcher.note_failure(placement.proc_id, task.attempt, text)
             self.ledger.place(placement, place.node_name, output)
             reason = f"task_factory: {type(error).__name__}: {error}"
             self.ledger.fail(placement.proc_id, time.time(), None, reason)
             self._after_end(placement.proc_id)
             return False
-        self.send(placement, launch)
+        if not self._holding.is_set():
+            self.send(placement, launch)
         return True
 
     def cancel(self, proc_ids: Iterable[int] | None, grace: float, reason: str) -> None:
@@ -207,6 +232,8 @@ class Foreman:
             if not self.ledger[proc_id].state.is_final:
                 state = self.ledger[proc_id].state
                 raise ConfigError(f"task {proc_id} is {state}: only what has ended can run again")
+        if chosen and "torch" in self._settings.export and len(chosen) < len(self.ledger):
+            raise ConfigError('export="torch": only all tasks together can run again')
         for proc_id in chosen:
             self.ledger.requeue(proc_id)
         if chosen:

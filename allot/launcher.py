@@ -134,7 +134,7 @@ class Launcher:
         self._own_files(launch)
         return launch
 
-    def note_failure(self, proc_id: int, text: str) -> Path | None:
+    def note_failure(self, proc_id: int, attempt: int, text: str) -> Path | None:
         """Write why a task could not be made where its output would be.
 
         Returns:
@@ -142,6 +142,8 @@ class Launcher:
         """
         output = self._default_output(proc_id)
         try:
+            if attempt and output.is_file():
+                output.replace(paths.earlier_attempt(output, attempt - 1))
             output.write_text(text, encoding="utf-8")
         except OSError as error:
             _log.warning("%s cannot be written: %s", output, error)
@@ -158,6 +160,11 @@ class Launcher:
         if "slurm" in self._job.settings.export:
             variables |= environment.slurm_variables(config, self._node_names)
         if group is not None:
+            if node_id not in group.sizes:
+                raise TaskConfigError(
+                    f"{config.node_name} was not among the first nodes of this torch job: "
+                    "start a new job"
+                )
             variables |= environment.torch_variables(config, group.rendezvous, group.sizes[node_id])
             visible = group.gpus[node_id]
         return variables | environment.gpu_variables(config.gpu_ids, visible, place.gpu_vendor)

@@ -32,6 +32,7 @@ class TaskEvent(Enum):
     TIMED_OUT = "timed out"
     CANCELLED = "cancelled"
     LOST = "lost"
+    GIVEN_BACK = "given back"
     REQUEUED = "requeued"
 
 
@@ -40,6 +41,7 @@ TRANSITIONS: Mapping[tuple[TaskState, TaskEvent], TaskState] = MappingProxyType(
         (TaskState.PENDING, TaskEvent.PLACED): TaskState.RUNNING,
         (TaskState.PENDING, TaskEvent.CANCELLED): TaskState.CANCELLED,
         (TaskState.RUNNING, TaskEvent.STARTED): TaskState.RUNNING,
+        (TaskState.RUNNING, TaskEvent.GIVEN_BACK): TaskState.PENDING,
         (TaskState.RUNNING, TaskEvent.PROGRESSED): TaskState.RUNNING,
         (TaskState.RUNNING, TaskEvent.SUCCEEDED): TaskState.COMPLETED,
         (TaskState.RUNNING, TaskEvent.FAILED): TaskState.FAILED,
@@ -208,14 +210,25 @@ class Ledger:
         self._queue.append(proc_id, self.avoids(proc_id))
         self._replace(TaskStatus(proc_id, state, attempt=task.attempt + 1, params=task.params))
 
+    def give_back(self, proc_id: int) -> None:
+        """Queue a task again that was placed but certainly never sent: the same attempt."""
+        task = self._tasks[proc_id]
+        state = self._state_after(task, TaskEvent.GIVEN_BACK)
+        self._leave(proc_id)
+        self._queue.append(proc_id, self.avoids(proc_id))
+        self._replace(TaskStatus(proc_id, state, attempt=task.attempt, params=task.params))
+
     def _end(
         self, proc_id: int, event: TaskEvent, time: float, exit_code: int | None, reason: str
     ) -> None:
         self._apply(proc_id, event, exit_code=exit_code, ended_at=time, reason=reason)
-        place = self._places.pop(proc_id, None)
-        if place is None:
+        if proc_id in self._places:
+            self._leave(proc_id)
+        else:
             self._queue.remove(proc_id, self.avoids(proc_id))
-            return
+
+    def _leave(self, proc_id: int) -> None:
+        place = self._places.pop(proc_id)
         del self._taken[place.node_id][place.local_id]
         for gpu in place.gpu_ids:
             del self._held[place.node_id][gpu]

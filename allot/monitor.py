@@ -33,6 +33,7 @@ _T = TypeVar("_T")
 _IDLE_S = 0.5
 _ORDER_S = 30.0
 _MOST_BROKEN_AT_ONCE = 64
+_BROKEN_S = 0.1
 _SPARE_RETRY_S = 30.0
 
 Recruit: TypeAlias = Callable[[int], Seat | None]
@@ -75,7 +76,6 @@ class Monitor:
         self._recruit_at = 0.0
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._closing = threading.Event()
-        self._holding = threading.Event()
         self._thread = threading.Thread(target=self._run, name="allot-monitor", daemon=True)
 
     def start(self, wave: Sequence[tuple[Placement, Launch]]) -> None:
@@ -135,17 +135,15 @@ class Monitor:
 
     def wait_until_launched(self, timeout: float) -> None:
         """Block until the first wave was sent out, or ``timeout`` seconds."""
-        seats = [seat for seat in self._foreman.seats.values() if seat.inbox or seat.under_way]
+        seats = list(self._foreman.seats.values())
+        seats = [seat for seat in seats if seat.inbox or seat.under_way]
         self.wait_for(lambda: all(seat.turns or not seat.is_reachable for seat in seats), timeout)
 
     def hold(self, timeout: float) -> None:
         """Start nothing new, and block until what was placed is sent, or ``timeout`` seconds."""
-        self._holding.set()
+        self._foreman.hold()
         seats = list(self._foreman.seats.values())
-        self.wait_for(
-            lambda: not any(seat.sends or (seat.inbox and seat.is_reachable) for seat in seats),
-            timeout,
-        )
+        self.wait_for(lambda: not any(seat.owes_mail for seat in seats), timeout)
 
     def stop(self, timeout: float) -> None:
         """End the thread; turns under way are left to their workers."""
@@ -189,9 +187,13 @@ class Monitor:
         """
         if self.error is not None or self._closing.is_set():
             raise AllotError("the job is not watched any more: nothing can be ordered")
+        if threading.current_thread() is self._thread:
+            return order()  # from the user's factory
         done: Future[_T] = Future()
 
         def carry_out() -> None:
+            if not done.set_running_or_notify_cancel():
+                return
             try:
                 result = order()
             except Exception as error:
@@ -204,6 +206,7 @@ class Monitor:
         try:
             return done.result(timeout=_ORDER_S)
         except futures.TimeoutError:
+            done.cancel()
             raise AllotError("the monitor did not take the order in time") from None
 
     # What the thread does.
@@ -213,9 +216,8 @@ class Monitor:
             while not self._closing.is_set():
                 self._dispatch()
                 self._collect(self._seconds_to_next_turn())
-                if not self._holding.is_set():
-                    self._foreman.fill_slots()
-                    self._replace_lost_nodes()
+                self._foreman.fill_slots()
+                self._replace_lost_nodes()
                 self._publish()
         except BaseException as error:
             _log.exception("the monitor stopped")
@@ -264,7 +266,8 @@ class Monitor:
         waits = [_IDLE_S]
         for seat in self._foreman.seats.values():
             if seat.due is not None and not seat.under_way:
-                waits.append(seat.due - now)
+                # One that waits for its turn to be tried again must not spin the loop.
+                waits.append(max(seat.due - now, 0.0 if seat.is_reachable else _BROKEN_S))
         return max(0.0, min(waits))
 
     def _collect(self, timeout: float) -> None:

@@ -64,6 +64,7 @@ class Muster:
         self._roster: Roster | None = None
         self._launcher: Launcher | None = None
         self._used: set[str] = set()
+        self._used_names: list[str] = []
         self._closing = threading.Event()
 
     def gather(self, specs: Sequence[NodeSpec], ssh_config: Path | None) -> list[Member]:
@@ -111,14 +112,14 @@ class Muster:
         )
         group = self._group(used[0].node, placements, ntasks) if self._is_torch else None
         job = Job(self._job_id, len(places), ntasks, settings, settings.env)
-        names = [member.name for member in used]
-        self._launcher = Launcher(job, task_factory, names, group)
+        self._used_names = [member.name for member in used]
+        self._launcher = Launcher(job, task_factory, self._used_names, group)
         wave = [
             (placement, self._launcher.prepare(placement, places[placement.node_id], None, 0))
             for placement in placements
         ]
         seats = [self._seat(member, place) for member, place in zip(used, places, strict=True)]
-        self._used = set(names)
+        self._used = set(self._used_names)
         self._warn(used, places)
         foreman = Foreman(ledger, self._launcher, seats, settings)
         monitor = Monitor(foreman, self._pool, recruit=self.recruit, hang_up=self.hang_up)
@@ -139,6 +140,7 @@ class Muster:
                 continue
             if candidate.state is NodeState.READY:
                 self._used.add(name)
+                self._used_names.append(name)
                 return self._seat(candidate.member, self._place(candidate.member, node_id))
             candidate.member.node.close()
         return None
@@ -157,14 +159,20 @@ class Muster:
             if states.count(NodeState.READY) >= need or left <= 0:
                 return
             self._closing.wait(min(_ASK_AGAIN_S, left))
-            for number, candidate in enumerate(self.candidates):
-                if candidate.state is NodeState.READY:
-                    continue
-                if candidate.member is not None:
-                    candidate.member.node.close()
-                self.candidates[number] = roster.ask_one(
-                    self._specs[number], self._names[number], number, test
-                )
+            others = [
+                i for i, one in enumerate(self.candidates) if one.state is not NodeState.READY
+            ]
+            for member in (self.candidates[i].member for i in others):
+                if member is not None:
+                    member.node.close()
+            answers = roster.ask(
+                [self._specs[i] for i in others],
+                [self._names[i] for i in others],
+                test,
+                need - states.count(NodeState.READY),
+            )
+            for number, candidate in zip(others, answers, strict=True):
+                self.candidates[number] = candidate
 
     @contextmanager
     def _sharing_test(self) -> Iterator[SharingTest]:

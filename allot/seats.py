@@ -46,7 +46,7 @@ class Seat:
         forgets: Tasks (and attempts) there that were given up.
         due: When its next turn is worth while (monotonic clock); None: not before there is mail.
         under_way: Whether a worker takes it through a turn.
-        sends: Whether that turn carries launches.
+        sends: Whether that turn carries launches or orders.
         turns: How many turns it has had.
         failed_in_a_row: Tasks that failed there since the last one that did not.
         completed: Tasks that completed there.
@@ -69,6 +69,8 @@ class Seat:
     _broken_turns: int = 0
     _wants_probe: bool = False
     _probed_at: float = field(default_factory=time.monotonic)
+    _ran_at_probe: int = 0
+    _answered: bool = True
     _drained: str = ""
     _busy: str = ""
     _unreachable: str = ""
@@ -93,18 +95,24 @@ class Seat:
 
     def take_mail(self) -> Mail:
         """Everything that is owed; a turn is under way from now on."""
-        self.sends, self.under_way, self.due = bool(self.inbox), True, None
+        self.sends = bool(self.inbox or self.cancels)
+        self.under_way, self.due = True, None
         mail = Mail(self.inbox, self.cancels, self.forgets, self._wants_probe)
         self.inbox, self.cancels, self.forgets, self._wants_probe = [], [], [], False
         return mail
 
-    def take_back(self, turn: Turn) -> None:
-        """Note what a turn brought."""
+    @property
+    def owes_mail(self) -> bool:
+        """Whether something that can be sent is not on its node yet."""
+        return self.sends or (self.is_reachable and bool(self.inbox or self.cancels))
+
+    def take_back(self, turn: Turn, running: int) -> None:
+        """Note what a turn brought, with so many tasks running there."""
         self.under_way = self.sends = False
         self.turns += 1
         now = time.monotonic()
         if turn.facts is not None:
-            self.note_facts(turn.facts)
+            self.note_facts(turn.facts, running)
         if turn.error is not None:
             self._broken_turns += 1
             self.due = now + _retry_delay(self._broken_turns)
@@ -115,9 +123,10 @@ class Seat:
         self.due = None if turn.pause is None else now + turn.pause
         self._update()
 
-    def note_facts(self, facts: NodeFacts) -> None:
-        """Note what a probe found."""
+    def note_facts(self, facts: NodeFacts, running: int) -> None:
+        """Note what a probe found while so many tasks ran there."""
         self._probed_at = time.monotonic()
+        self._ran_at_probe, self._answered = running, True
         self.facts = facts
         self._busy = self.terms.probe.objection(facts)
         self.status = replace(self.status, health=facts.health)
@@ -145,14 +154,15 @@ class Seat:
             held_gpus: GPUs that they hold.
             tasks_wait: Whether there is anything to give.
         """
-        now = self.slots_of(self.place, self.facts, self.terms, running, held_gpus)
+        now = self.slots_of(self.place, self.facts, self.terms, self._ran_at_probe, held_gpus)
         if not running and not now.limit and not self._busy:
             self._busy = "busy: others leave no memory for a task"
             self._update()
         state = self.status.state
         is_stale = time.monotonic() - self._probed_at >= self.terms.probe.interval
         usable = state is NodeState.READY and running < self.place.slots
-        if tasks_wait and is_stale and (usable or state is NodeState.BUSY):
+        asks_again = is_stale and (state is NodeState.BUSY or not self._answered)
+        if tasks_wait and asks_again and (usable or state is NodeState.BUSY):
             self._wants_probe = True
             return replace(now, state=state, limit=running)
         return replace(now, state=state)
@@ -176,6 +186,11 @@ class Seat:
         free = [gpu.index for gpu in facts.gpus if not gpu.busy]
         gpus = tuple(sorted({*free, *held_gpus}))
         return NodeSlots(place.node_id, NodeState.READY, place.slots, limit, gpus)
+
+    def note_placement(self, launch: Launch) -> None:
+        """Put a task in the inbox; what the last probe found is not the whole truth any more."""
+        self.inbox.append(launch)
+        self._answered = False
 
     def seconds_to_probe(self) -> float:
         """How long until another look at it is worth while."""

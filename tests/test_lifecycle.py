@@ -48,6 +48,9 @@ def everything(ledger: Ledger) -> object:
     )
 
 
+_HANDLED_APART = (TaskEvent.PLACED, TaskEvent.REQUEUED, TaskEvent.GIVEN_BACK)
+
+
 class LedgerMachine(RuleBasedStateMachine):
     """Any events in any order, against the plainest account of what each task is."""
 
@@ -121,9 +124,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        event=st.sampled_from(
-            [event for event in TaskEvent if event not in (TaskEvent.PLACED, TaskEvent.REQUEUED)]
-        ),
+        event=st.sampled_from([event for event in TaskEvent if event not in _HANDLED_APART]),
         time=st.floats(0, 9),
     )
     def happen(self, data: st.DataObject, event: TaskEvent, time: float) -> None:
@@ -320,3 +321,18 @@ def test_nothing_costs_more_with_more_tasks() -> None:
         peaks.append(memory_of(partial(live_through, second)))
     assert calls[0] == calls[1] > 100
     assert max(peaks) < 50_000
+
+
+def test_a_task_that_was_never_sent_waits_again_as_the_same_attempt() -> None:
+    """Its slot and GPUs are free, and it may be placed elsewhere; one that waits cannot be."""
+    ledger = Ledger([None])
+    ledger.place(Placement(0, 0, 0, (1,)), "nd01", Path("/out/0.out"))
+    ledger.give_back(0)
+    assert (ledger[0].state, ledger[0].attempt, ledger[0].node_name) == (TaskState.PENDING, 0, None)
+    assert not ledger.taken(0)
+    assert not ledger.held_gpus(0)
+    assert ledger.waiting(5) == (0,)
+    with pytest.raises(LifecycleError, match="given back"):
+        ledger.give_back(0)
+    ledger.place(Placement(0, 1, 0), "nd02", None)
+    assert ledger[0].node_name == "nd02"

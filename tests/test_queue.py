@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -83,7 +84,7 @@ def test_cancel_ends_a_stubborn_tree_and_what_waits(five_nodes: SshdNodes, tmp_p
     with run(
         five_nodes, tmp_path, lambda _: STUBBORN, ntasks_per_node=1, nnodes=2, ntasks=5
     ) as cluster:
-        job_id = cluster.job_id.encode()
+        job_id = cluster.job_id
         all_started(cluster, 2)
         wait_until(lambda: "so far" in cluster.output(0), 20, "no output yet")
         cluster.cancel(grace=0.5)
@@ -91,7 +92,17 @@ def test_cancel_ends_a_stubborn_tree_and_what_waits(five_nodes: SshdNodes, tmp_p
         assert cluster.output(0).startswith("so far\n")
     assert {task.state for task in summary.tasks} == {TaskState.CANCELLED}
     assert [task.started_at is None for task in summary.tasks] == [False] * 2 + [True] * 3
-    assert not [pid for pid in process_table() if job_id in _environment(pid)]
+    assert not processes_of(job_id)
+
+
+def processes_of(job_id: str) -> list[int]:
+    """What carries the job in its environment."""
+    return [pid for pid in process_table() if job_id.encode() in _environment(pid)]
+
+
+def wait_until_gone(job_id: str) -> None:
+    """Wait until no process of the job is left."""
+    wait_until(lambda: not processes_of(job_id), 20, "processes of the job are left")
 
 
 def _environment(pid: int) -> bytes:
@@ -131,6 +142,68 @@ def test_cancel_of_some_leaves_the_others(five_nodes: SshdNodes, tmp_path: Path)
         cluster.cancel()
 
 
+def test_an_order_given_just_before_leaving_is_carried_out(
+    five_nodes: SshdNodes, tmp_path: Path
+) -> None:
+    """``cancel`` and then the end of the ``with`` block: nothing of the job is left."""
+    for _ in range(3):
+        with run(
+            five_nodes, tmp_path, lambda _: "sleep 600", nnodes=2, ntasks_per_node=3
+        ) as cluster:
+            all_started(cluster, 6)
+            job_id = cluster.job_id
+            cluster.cancel(grace=0.2)
+        wait_until_gone(job_id)
+
+
+def test_a_cancelled_task_is_not_retried(five_nodes: SshdNodes, tmp_path: Path) -> None:
+    """Also where its node was given up before the order took effect."""
+    with run(
+        five_nodes,
+        tmp_path,
+        lambda _: "trap '' TERM; while :; do sleep 0.1; done",
+        nnodes=2,
+        ntasks=1,
+        ntasks_per_node=1,
+        retries=3,
+    ) as cluster:
+        all_started(cluster, 1)
+        cluster.cancel(grace=600)
+        cluster.down(five_nodes.names[0])
+        summary = cluster.wait(30, progress=False)
+        job_id = cluster.job_id
+    assert (summary.tasks[0].state, summary.tasks[0].attempt) == (TaskState.NODE_FAIL, 0)
+    wait_until_gone(job_id)
+
+
+def test_what_was_not_sent_to_a_dead_node_runs_elsewhere(
+    sshd_nodes: NodesFactory, tmp_path: Path
+) -> None:
+    """A node that went while idle is found out by the next task for it, which goes to another."""
+    nodes = sshd_nodes(2)
+    with run(nodes, tmp_path, lambda _: "true", ntasks_per_node=1) as cluster:
+        assert cluster.wait(30, progress=False).ok
+        nodes.node(1).cut()
+        assert cluster.rerun([0, 1]) == 2
+        summary = cluster.wait(30, progress=False)
+    assert summary.ok
+    assert {task.node_name for task in summary.tasks} == {nodes.names[0]}
+
+
+def test_an_event_file_that_is_begun_anew_is_read_from_its_start(
+    sshd_nodes: NodesFactory, tmp_path: Path
+) -> None:
+    """A cleaner took ``~/.allot`` away, and the link broke: later tasks are seen all the same."""
+    nodes = sshd_nodes(1)
+    with run(nodes, tmp_path, lambda _: "true", ntasks_per_node=1, ntasks=5) as cluster:
+        assert cluster.wait(30, progress=False).ok
+        shutil.rmtree(nodes.home / ".allot")
+        nodes.node(0).cut()
+        nodes.node(0).restart()
+        assert cluster.rerun([0]) == 1
+        assert cluster.wait(60, progress=False).ok
+
+
 def test_cancel_while_launches_are_in_flight_leaves_nothing_running(
     five_nodes: SshdNodes, tmp_path: Path
 ) -> None:
@@ -146,9 +219,9 @@ def test_cancel_while_launches_are_in_flight_leaves_nothing_running(
         ) as cluster:
             cluster.cancel(grace=0.2)
             summary = cluster.wait(30, progress=False)
-            job_id = cluster.job_id.encode()
+            job_id = cluster.job_id
         assert {task.state for task in summary.tasks} == {TaskState.CANCELLED}
-        assert not [pid for pid in process_table() if job_id in _environment(pid)]
+        assert not processes_of(job_id)
 
 
 def test_a_time_limit_ends_a_task_on_its_node(five_nodes: SshdNodes, tmp_path: Path) -> None:
@@ -427,6 +500,8 @@ def test_two_nodes_meet_as_torch_would(five_nodes: SshdNodes, tmp_path: Path) ->
         assert cluster.rerun(range(4)) == 4
         assert cluster.wait(60, progress=False).ok
         assert cluster.output(0).splitlines()[1] != port
+        with pytest.raises(ConfigError, match="all tasks together"):
+            cluster.rerun([2])
 
 
 def test_torch_needs_all_tasks_at_once(five_nodes: SshdNodes, tmp_path: Path) -> None:
