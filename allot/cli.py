@@ -81,7 +81,8 @@ def _demo(arguments: argparse.Namespace) -> int:
         lines = [
             f"echo this is task {ntc.proc_id} on {ntc.node_name}",
             # A demo that was broken off leaves no task behind.
-            f"for ((i = 0; i <= {arguments.steps}; i++)); do kill -0 {os.getpid()} || exit; "
+            f"for ((i = 0; i <= {arguments.steps}; i++)); do "
+            f"kill -0 {os.getpid()} 2>/dev/null || exit; "
             rf"printf '\002%d/{arguments.steps}\003\n' $i; sleep {pace:.2f}; done",
             "echo finished",
         ]

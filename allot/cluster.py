@@ -23,9 +23,11 @@ from typing import TextIO
 from allot.control import Control
 from allot.errors import ConfigError
 from allot.launcher import TaskFactory
+from allot.markers import without_markers
 from allot.model import (
     JobSnapshot,
     NodeSpec,
+    NodeState,
     NodeStatus,
     Summary,
     TaskState,
@@ -33,7 +35,7 @@ from allot.model import (
 from allot.monitor import Monitor
 from allot.muster import Muster
 from allot.node import Gateway
-from allot.output import LocalReader, read_text
+from allot.output import LocalReader, last_lines, read_text
 from allot.probe import NodeProbe
 from allot.progress import Board, make_board
 from allot.roster import config_path, read_specs
@@ -154,6 +156,13 @@ class Cluster(Control):
             NotEnoughNodesError: Too few nodes passed the probe.
             Exception: Whatever the factory raised in the first wave; nothing was launched then.
         """
+        for name, path in (("output_dir", output_dir), ("node_file", node_file)):
+            if not isinstance(path, (str, Path)) and not (name == "node_file" and path is None):
+                raise ConfigError(f"{name} must be a path, not {path!r}")
+        if not str(output_dir):
+            raise ConfigError("output_dir is empty: name a directory")
+        if probe is not None and not isinstance(probe, NodeProbe):
+            raise ConfigError(f"probe must be a NodeProbe, not {probe!r}")
         if not callable(task_factory):
             raise ConfigError(f"task_factory must be a function, not {task_factory!r}")
         exported = as_lines("export", export)
@@ -231,6 +240,7 @@ class Cluster(Control):
         """
         give_up = None if timeout is None else time.monotonic() + timeout
         monitor = self._watching()
+        self._close_board()
         board = make_board(max_bars=self._settings.max_bars) if progress else None
         try:
             while not monitor.is_final:
@@ -240,6 +250,7 @@ class Cluster(Control):
                 if left <= 0:
                     raise TimeoutError(
                         f"job {self.job_name} is not final after {timeout:g} s; its tasks go on"
+                        f"{self._lost_nodes()}"
                     )
                 if board is not None:
                     board.draw(self._snapshot())
@@ -294,6 +305,8 @@ class Cluster(Control):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and not self._closed:
+            self._detach(None)
         self.close()
 
     def __repr__(self) -> str:
@@ -310,14 +323,21 @@ class Cluster(Control):
         for task in Summary(tasks, 0.0).failed[:_TAILS]:
             if task.output_file is not None:
                 with contextlib.suppress(OSError):  # what cannot be read has no end to show
-                    tails[task.proc_id] = read_text(
-                        LocalReader(), str(task.output_file), _TAIL_LINES, _TAIL_BYTES
-                    )
+                    text = read_text(LocalReader(), str(task.output_file), None, _TAIL_BYTES)
+                    tails[task.proc_id] = last_lines(without_markers(text), _TAIL_LINES)
         return Summary(tasks, self._elapsed(), tails)
 
     def _elapsed(self) -> float:
         ended = self._watching().final_at
         return (time.monotonic() if ended is None else ended) - self._started
+
+    def _lost_nodes(self) -> str:
+        lost = [node for node in self.nodes if node.state is NodeState.UNREACHABLE]
+        held = {task.node_name for task in self.tasks if task.state is TaskState.RUNNING}
+        names = [f"{node.name} (UNREACHABLE {node.reason})" for node in lost if node.name in held]
+        if not names:
+            return ""
+        return f"; some wait for {', '.join(names)}: down(node) gives a node up"
 
     def _detach(self, board: Board | None) -> None:
         if board is not None:
@@ -346,5 +366,5 @@ class Cluster(Control):
 
     def _close_board(self) -> None:
         if self._board is not None:
-            self._board.close(self._snapshot())
+            self._board.close()
             self._board = None

@@ -73,7 +73,7 @@ class Control:
             ConfigError: There is no such task, or ``grace`` is negative.
             AllotError: The job is not watched any more.
         """
-        if not 0 <= grace <= _LONGEST_GRACE_S:
+        if not isinstance(grace, (int, float)) or not 0 <= grace <= _LONGEST_GRACE_S:
             raise ConfigError(f"grace must be seconds from 0 to {_LONGEST_GRACE_S}, not {grace!r}")
         self._driving().cancel(_numbers(proc_ids), grace, "cancelled by the user")
 
@@ -137,8 +137,8 @@ class Control:
         tasks = self.tasks
         if proc_id not in range(len(tasks)):
             raise ConfigError(f"there is no task {proc_id}: the last one is {len(tasks) - 1}")
-        if tail is not None and tail < 0:
-            raise ConfigError(f"tail must be a number of lines from 0, not {tail}")
+        if tail is not None and (not isinstance(tail, int) or tail < 0):
+            raise ConfigError(f"tail must be a number of lines from 0, not {tail!r}")
         task = tasks[proc_id]
         if task.output_file is None or task.node_id is None:
             return ""

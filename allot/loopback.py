@@ -126,10 +126,11 @@ class LoopbackNodes:
             ),
         )
         hosts = "".join(
-            f"Host {name}\n  Port {port}\n" for name, port in zip(self.names, ports, strict=True)
+            f"Host {name}\n  HostName {_ADDRESS}\n  Port {port}\n"
+            for name, port in zip(self.names, ports, strict=True)
         )
         return hosts + (
-            f"Host *\n  HostName {_ADDRESS}\n  User {_USER}\n"
+            f"Host *\n  User {_USER}\n"
             f"  IdentityFile {_config_path(self._write('id_ed25519', private_key))}\n"
             "  IdentitiesOnly yes\n  IdentityAgent none\n"
             f"  UserKnownHostsFile {_config_path(known_hosts)}\n"

@@ -26,6 +26,9 @@ _LAST_MARKER = re.compile(rb"(?s:.*)\x02([0-9]{1,%d})/([0-9]{1,%d})\x03" % (_DIG
 _OPEN_MARKER = re.compile(rb"\x02(?:[0-9]{1,%d}(?:/[0-9]{0,%d})?)?\Z" % (_DIGITS, _DIGITS))
 
 
+_ANY_MARKER = re.compile(rf"\x02[^\x02\x03\n]{{0,{MOST_MARKER_BYTES}}}\x03")
+
+
 class MarkerParser:
     r"""Finds the latest progress marker in output that arrives piece by piece.
 
@@ -68,6 +71,12 @@ class MarkerParser:
         """Forget everything: the output file was begun anew."""
         self.latest = None
         self._open = b""
+
+
+def without_markers(text: str) -> str:
+    """Output as a person reads it: lines that hold nothing but markers left out, the bytes too."""
+    lines = [(line, _ANY_MARKER.sub("", line)) for line in text.splitlines(keepends=True)]
+    return "".join(shown for line, shown in lines if shown.strip() or line == shown)
 
 
 def _last_progress(data: bytes) -> Progress | None:

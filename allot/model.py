@@ -218,12 +218,14 @@ class Task:
             error_file: File for stderr, where it is to be apart from stdout.
 
         Raises:
-            TaskConfigError: ``cmds`` is not text, or is empty.
+            TaskConfigError: ``cmds`` is not text, or is empty; ``env`` is no mapping.
         """
         set_field = object.__setattr__
         set_field(self, "cmds", _as_commands(cmds))
         set_field(self, "output_file", None if output_file is None else Path(output_file))
         set_field(self, "config", config)
+        if env is not None and not isinstance(env, Mapping):
+            raise TaskConfigError(f"env must be a mapping of names to values, not {env!r}")
         variables = {str(name): str(value) for name, value in (env or {}).items()}
         set_field(self, "env", MappingProxyType(variables))
         set_field(self, "cwd", None if cwd is None else str(cwd))

@@ -112,9 +112,10 @@ class Monitor:
 
     @property
     def unheard(self) -> int:
-        """Tasks that were placed and may not have started: their node was not heard since."""
+        """Tasks that may not have started: they were sent to a node that is out of reach."""
+        lost = {i for i, seat in list(self._foreman.seats.items()) if not seat.is_reachable}
         running = (task for task in self.tasks if task.state is TaskState.RUNNING)
-        return sum(task.started_at is None for task in running)
+        return sum(task.started_at is None and task.node_id in lost for task in running)
 
     def output_reader(self, node_id: int, file: Path) -> Reader:
         """Reads the output of a task that runs on a node.

@@ -282,6 +282,11 @@ def _skip_ahead(reader: Reader, watches: Sequence[Watch]) -> None:
             watch.parser.reset()
 
 
+def last_lines(text: str, count: int) -> str:
+    """The last lines of a text."""
+    return "".join(text.splitlines(keepends=True)[-count:])
+
+
 def read_text(reader: Reader, path: str, tail: int | None, most: int | None = None) -> str:
     """A whole output as text, or its last ``tail`` lines; empty where there is none yet.
 

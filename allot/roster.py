@@ -225,6 +225,11 @@ def choose(candidates: Sequence[Candidate], nnodes: int | None) -> list[Member]:
         lines = [f"{len(ready)} of {len(candidates)} nodes can be used, {need} must be:"]
         refused = [one for one in candidates if one.state is not NodeState.READY]
         lines += [f"  {one.name}: {one.reason}" for one in refused]
+        if any(one.state is NodeState.BUSY for one in refused):
+            lines.append(
+                "wait_for_nodes=SECONDS waits for busy nodes, "
+                "probe=NodeProbe(max_load_per_cpu=None) does not look at their load"
+            )
         raise NotEnoughNodesError("\n".join(lines), [one.status for one in candidates])
     used = ready[:nnodes]
     for one in candidates:

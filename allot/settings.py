@@ -162,6 +162,12 @@ def as_variables(
     names = [name for name in export if name not in EXPORTS]
     for name in names:
         if name not in own:
-            raise ConfigError(f"export: {name} is not set here; set it, or give it in env")
+            raise ConfigError(
+                f"export: {name} is not set here; set it, or give it in env "
+                '(or did you mean "slurm" or "torch"?)'
+            )
+    for name, value in env.items():
+        if value is None:
+            raise ConfigError(f"env: {name} has no value; leave it out, or give it one")
     passed_on = {name: own[name] for name in names}
     return passed_on | {str(name): str(value) for name, value in env.items()}

@@ -23,7 +23,7 @@ from paramiko.auth_strategy import AuthResult, AuthStrategy, InMemoryPrivateKey
 from paramiko.pkey import PublicBlob, UnknownKeyType
 
 from allot.errors import AuthenticationFailedError
-from allot.sshconfig import Login
+from allot.sshconfig import SSH_PORT, Login
 
 _log = logging.getLogger(__name__)
 
@@ -331,7 +331,8 @@ class OpenSSHAuth(AuthStrategy):
                 "there is no key to show; make one with ssh-keygen, or name it with IdentityFile"
             )
         elif not self._locked:
-            parts.append(f"put the key there with: ssh-copy-id {self._who()}")
+            port = "" if self._login.port == SSH_PORT else f"-p {self._login.port} "
+            parts.append(f"put the key there with: ssh-copy-id {port}{self._who()}")
         return f"{self._who()} was not let in: {'; '.join(parts)}"
 
 

@@ -83,10 +83,10 @@ class Login:
         if self.host_key_alias:
             return self.host_key_alias
         host = self.hostname.lower()
-        return host if self.port == _SSH_PORT else f"[{host}]:{self.port}"
+        return host if self.port == SSH_PORT else f"[{host}]:{self.port}"
 
 
-_SSH_PORT = 22
+SSH_PORT = 22
 
 
 def resolve(spec: NodeSpec, ssh_config: Path | None) -> Login:
@@ -209,7 +209,7 @@ def parse_login(spec: NodeSpec, settings: Settings, ssh_config: Path | None) -> 
     login = Login(
         alias=spec.host,
         hostname=hostname,
-        port=_SSH_PORT if port is None else int(port),
+        port=SSH_PORT if port is None else int(port),
         user=_one(settings, "user") or getpass.getuser(),
         identities_only=_one(settings, "identitiesonly") in _YES,
         strict_host_keys=_strictness(_one(settings, "stricthostkeychecking")),

@@ -357,6 +357,10 @@ def test_print_progress_tells_what_changed(five_nodes: SshdNodes, tmp_path: Path
         ({"job_name": "a/b"}, "job_name"),
         ({"nodes": "nd[01-02]", "node_file": "x"}, "not both"),
         ({"output_dir": "/proc/allot"}, "output_dir /proc/allot"),
+        ({"output_dir": None}, "output_dir must be a path, not None"),
+        ({"output_dir": ""}, "output_dir is empty"),
+        ({"node_file": 5}, "node_file must be a path, not 5"),
+        ({"probe": "x"}, "probe must be a NodeProbe, not 'x'"),
     ],
 )
 def test_arguments_that_make_no_sense_are_named(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from allot.markers import MarkerParser
+from allot.markers import MarkerParser, without_markers
 from allot.model import Progress
 
 # How long an example takes says more about the machine than about the code.
@@ -189,3 +189,9 @@ def test_dense_rubbish_is_read_quickly(pattern: bytes) -> None:
     parser.feed(data)
     # It takes 0.15 s at the most; a reading that grows with the square takes hours.
     assert time.process_time() - began < 5
+
+
+def test_what_a_person_reads_has_no_markers() -> None:
+    """Lines of markers only are left out, an empty line of the program's own stays."""
+    text = "begin\n\x021/3\x03\n\n\x022/3\x03loss 0.5\nTraceback\n\x02x\x03\n"
+    assert without_markers(text) == "begin\n\nloss 0.5\nTraceback\n"

@@ -253,3 +253,9 @@ def test_too_few_nodes_keeps_every_nodes_reason() -> None:
     error = NotEnoughNodesError("0 of 1 nodes passed", [refused])
     assert str(error) == "0 of 1 nodes passed"
     assert error.nodes == (refused,)
+
+
+def test_variables_of_a_task_are_a_mapping() -> None:
+    """The slip of a string is told at once."""
+    with pytest.raises(TaskConfigError, match=r"env must be a mapping .* not 'A=1'"):
+        Task("true", env="A=1")  # type: ignore[arg-type]

@@ -337,13 +337,16 @@ class BrokenPipe(io.StringIO):
         raise BrokenPipeError
 
 
-def test_a_close_that_fails_half_way_closes_all(five_nodes: SshdNodes, tmp_path: Path) -> None:
-    """With stdout broken: the fault is told, no thread is left, a second close is harmless."""
+def test_a_close_that_fails_half_way_closes_all(
+    five_nodes: SshdNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With stdout and stderr broken: the fault is told, no thread is left, a second one is fine."""
     before = set(threading.enumerate())
-    cluster = run(five_nodes, tmp_path, lambda _: "true", nnodes=2)
+    cluster = run(five_nodes, tmp_path, lambda _: "sleep 1", nnodes=1, ntasks_per_node=1, ntasks=3)
     with pytest.raises(BrokenPipeError):
         cluster.print_progress(BrokenPipe())
-    with pytest.raises(BrokenPipeError):
+    with monkeypatch.context() as patch, pytest.raises(BrokenPipeError):
+        patch.setattr(sys, "stderr", BrokenPipe())
         cluster.close()
     cluster.close()
     wait_until(lambda: set(threading.enumerate()) <= before, S, lambda: str(threading.enumerate()))

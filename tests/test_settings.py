@@ -140,5 +140,7 @@ def test_variables_are_given_or_passed_on() -> None:
     assert as_variables({"TOKEN": "mine"}, ("TOKEN",), own) == {"TOKEN": "mine"}
     with pytest.raises(ConfigError, match="NOWHERE is not set"):
         as_variables({}, ("NOWHERE",), own)
+    with pytest.raises(ConfigError, match="env: A has no value"):
+        as_variables({"A": None}, (), own)
     with pytest.raises(ConfigError, match="env must be a mapping"):
         as_variables([("A", "b")], (), own)  # type: ignore[arg-type]
