@@ -92,8 +92,7 @@ class Foreman:
                 if (reason := self._cancelled.pop(launch.proc_id, None)) is None:
                     self.ledger.give_back(launch.proc_id)
                 else:
-                    self.ledger.cancel(launch.proc_id, time.time(), reason=reason)
-                    self.ended.append(self.ledger[launch.proc_id])
+                    self._end_unstarted(launch.proc_id, reason)
 
     def _apply_report(self, seat: Seat, report: Report) -> None:
         if isinstance(report, Began):
@@ -160,7 +159,7 @@ class Foreman:
             nodes = []
             for node_id, seat in self.seats.items():
                 running, held = len(self.ledger.taken(node_id)), self.ledger.held_gpus(node_id)
-                nodes.append(seat.slots(running, list(held), tasks_wait=True))
+                nodes.append(seat.slots(running, list(held)))
             settings = self._settings
             gpus = settings.gpus_per_task
             placements = plan(self.ledger, nodes, settings.distribution, gpus_per_task=gpus)
@@ -199,18 +198,20 @@ class Foreman:
         for proc_id in chosen:
             task = self.ledger[proc_id]
             if task.state is TaskState.PENDING:
-                self.ledger.cancel(proc_id, time.time(), reason=reason)
-                self.ended.append(self.ledger[proc_id])
+                self._end_unstarted(proc_id, reason)
             elif task.state is TaskState.RUNNING:
                 self._cancel_running(task, grace, reason)
+
+    def _end_unstarted(self, proc_id: int, reason: str) -> None:
+        self.ledger.cancel(proc_id, time.time(), reason=reason)
+        self.ended.append(self.ledger[proc_id])
 
     def _cancel_running(self, task: TaskStatus, grace: float, reason: str) -> None:
         seat = self.seats[self._node_of(task)]
         unsent = [launch for launch in seat.inbox if launch.proc_id == task.proc_id]
         if unsent:
             seat.inbox = [launch for launch in seat.inbox if launch.proc_id != task.proc_id]
-            self.ledger.cancel(task.proc_id, time.time(), reason=reason)
-            self.ended.append(self.ledger[task.proc_id])
+            self._end_unstarted(task.proc_id, reason)
             return
         self._cancelled[task.proc_id] = reason
         seat.cancels.append(CancelOrder(task.proc_id, task.attempt, grace))

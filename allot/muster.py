@@ -59,11 +59,11 @@ class Muster:
         self._demand = Demand(
             settings.cpus_per_task or 1, settings.mem_per_task, settings.gpus_per_task
         )
+        self._terms = Terms(probe, self._demand, settings.oversubscribe)
         self._specs: Sequence[NodeSpec] = ()
         self._names: Sequence[str] = ()
         self._roster: Roster | None = None
         self._launcher: Launcher | None = None
-        self._used: set[str] = set()
         self._used_names: list[str] = []
         self._closing = threading.Event()
 
@@ -102,9 +102,8 @@ class Muster:
         places = [self._place(member, node_id) for node_id, member in enumerate(used)]
         ntasks = settings.ntasks or sum(place.slots for place in places)
         ledger = Ledger([None] * ntasks)
-        terms = Terms(self._probe, self._demand, settings.oversubscribe)
         nodes = [
-            Seat.slots_of(place, member.facts, terms)
+            Seat.slots_of(place, member.facts, self._terms)
             for place, member in zip(places, used, strict=True)
         ]
         placements = plan(
@@ -119,7 +118,6 @@ class Muster:
             for placement in placements
         ]
         seats = [self._seat(member, place) for member, place in zip(used, places, strict=True)]
-        self._used = set(self._used_names)
         self._warn(used, places)
         foreman = Foreman(ledger, self._launcher, seats, settings)
         monitor = Monitor(foreman, self._pool, recruit=self.recruit, hang_up=self.hang_up)
@@ -131,7 +129,7 @@ class Muster:
         if self._roster is None:
             return None
         for number, (spec, name) in enumerate(zip(self._specs, self._names, strict=True)):
-            if name in self._used:
+            if name in self._used_names:
                 continue
             with self._sharing_test() as test:
                 candidate = self._roster.ask_one(spec, name, number, test)
@@ -139,7 +137,6 @@ class Muster:
             if candidate.member is None:
                 continue
             if candidate.state is NodeState.READY:
-                self._used.add(name)
                 self._used_names.append(name)
                 return self._seat(candidate.member, self._place(candidate.member, node_id))
             candidate.member.node.close()
@@ -241,8 +238,7 @@ class Muster:
             poll_interval=settings.poll_interval,
         )
         status = NodeStatus(member.name, NodeState.READY, place.node_id, health=facts.health)
-        terms = Terms(self._probe, self._demand, settings.oversubscribe)
-        return Seat(driver, place, terms, facts, status)
+        return Seat(driver, place, self._terms, facts, status)
 
     @property
     def _is_torch(self) -> bool:

@@ -143,8 +143,8 @@ class Seat:
         self.failed_in_a_row = 0
         self._update()
 
-    def slots(self, running: int, held_gpus: Sequence[int], *, tasks_wait: bool) -> NodeSlots:
-        """What the scheduler may give out on it now.
+    def slots(self, running: int, held_gpus: Sequence[int]) -> NodeSlots:
+        """What the scheduler may give out on it now, to tasks that wait.
 
         A node that was not looked at for the probe's interval is asked first, and gets nothing
         before it has answered.
@@ -152,7 +152,6 @@ class Seat:
         Args:
             running: Tasks of the job that run there.
             held_gpus: GPUs that they hold.
-            tasks_wait: Whether there is anything to give.
         """
         now = self.slots_of(self.place, self.facts, self.terms, self._ran_at_probe, held_gpus)
         if not running and not now.limit and not self._busy:
@@ -162,7 +161,7 @@ class Seat:
         is_stale = time.monotonic() - self._probed_at >= self.terms.probe.interval
         usable = state is NodeState.READY and running < self.place.slots
         asks_again = is_stale and (state is NodeState.BUSY or not self._answered)
-        if tasks_wait and asks_again and (usable or state is NodeState.BUSY):
+        if asks_again and (usable or state is NodeState.BUSY):
             self._wants_probe = True
             return replace(now, state=state, limit=running)
         return replace(now, state=state)
@@ -191,10 +190,6 @@ class Seat:
         """Put a task in the inbox; what the last probe found is not the whole truth any more."""
         self.inbox.append(launch)
         self._answered = False
-
-    def seconds_to_probe(self) -> float:
-        """How long until another look at it is worth while."""
-        return max(0.0, self._probed_at + self.terms.probe.interval - time.monotonic())
 
     def _note_break(self, error: NodeError) -> None:
         if not self._unreachable:
