@@ -7,9 +7,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from localnode import LocalNode, local_nodes
 from sandbox import MARK, Process, end_session, kill_all, session, wait_until
 from sshd import NeedsRootError, SshdNodes
 
@@ -77,6 +79,21 @@ def five_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshdNodes]:
     """Five plain nodes for all tests; do not kill or freeze these."""
     with ExitStack() as stack:
         yield _enter(stack, SshdNodes(5, tmp_path_factory.mktemp("five")))
+
+
+@pytest.fixture
+def make_node(tmp_path: Path) -> Iterator[Callable[..., LocalNode]]:
+    """Makes nodes with one home; none of their Bashes may have complained."""
+    with local_nodes(tmp_path) as make:
+        yield make
+
+
+@pytest.fixture
+def node(make_node: Callable[..., LocalNode]) -> LocalNode:
+    """A node that is ready for tasks."""
+    node = make_node()
+    node.prepare()
+    return node
 
 
 def _enter(stack: ExitStack, nodes: SshdNodes) -> SshdNodes:

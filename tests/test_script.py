@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from localnode import JOB_DIRECTORY, JOB_ID, PATIENCE_S, LocalNode, local_nodes
+from localnode import JOB_DIRECTORY, JOB_ID, PATIENCE_S, LocalNode
 from sandbox import process_table, wait_until
 
 from allot import script
@@ -40,21 +40,6 @@ RAW_WORDS = st.binary(max_size=30).map(
 )
 SHELL_WORDS = st.text(alphabet="'\"\\$`!~*?[]{}()<>|&;#=-^% \t\n\r\x01\x1e\x7fab", max_size=30)
 ANY_WORD = st.one_of(WORDS, RAW_WORDS, SHELL_WORDS)
-
-
-@pytest.fixture
-def make_node(tmp_path: Path) -> Iterator[Callable[..., LocalNode]]:
-    """Makes nodes with one home; none of their Bashes may have complained."""
-    with local_nodes(tmp_path) as make:
-        yield make
-
-
-@pytest.fixture
-def node(make_node: Callable[..., LocalNode]) -> LocalNode:
-    """A node that is ready for tasks."""
-    node = make_node()
-    node.prepare()
-    return node
 
 
 # Quoting.

@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import pytest
-from localnode import JOB_ID, PATIENCE_S, LocalNode, local_nodes
+from localnode import JOB_ID, PATIENCE_S, LocalNode
 from sandbox import Process, process_table, wait_until
 
 from allot import script
@@ -20,21 +20,6 @@ from allot.events import Cancelled, Cause, Ended, Event, Started
 from allot.script import CancelOrder
 
 _numbers = itertools.count(1)
-
-
-@pytest.fixture
-def make_node(tmp_path: Path) -> Iterator[Callable[..., LocalNode]]:
-    """Makes nodes with one home; none of their Bashes may have complained."""
-    with local_nodes(tmp_path) as make:
-        yield make
-
-
-@pytest.fixture
-def node(make_node: Callable[..., LocalNode]) -> LocalNode:
-    """A node that is ready for tasks."""
-    node = make_node()
-    node.prepare()
-    return node
 
 
 class Sleep:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,6 @@ from localnode import JOB_DIRECTORY, JOB_ID, LocalNode, local_nodes
 from allot import script
 from allot.errors import TaskConfigError
 from allot.events import Ended, Event, Refused, SetupFailed, Started
-
-
-@pytest.fixture
-def make_node(tmp_path: Path) -> Iterator[Callable[..., LocalNode]]:
-    """Makes nodes with one home; none of their Bashes may have complained."""
-    with local_nodes(tmp_path) as make:
-        yield make
-
-
-@pytest.fixture
-def node(make_node: Callable[..., LocalNode]) -> LocalNode:
-    """A node that is ready for tasks."""
-    node = make_node()
-    node.prepare()
-    return node
 
 
 def run(node: LocalNode, setup: Sequence[str], *cmds: str, **changes: Any) -> list[Event]:
