@@ -6,7 +6,6 @@ what is done is done by ``monitor`` and ``driver``.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import secrets
@@ -18,29 +17,30 @@ from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
 
-from allot.control import Control
-from allot.errors import ConfigError
+from allot import paths
+from allot import previous as previous_jobs
+from allot.errors import ConfigError, JobExistsError
+from allot.front import Front
 from allot.launcher import TaskFactory
-from allot.markers import without_markers
+from allot.lease import Lease
 from allot.model import (
-    JobSnapshot,
     NodeSpec,
-    NodeState,
     NodeStatus,
-    Summary,
     TaskState,
 )
 from allot.monitor import Monitor
 from allot.muster import Muster
-from allot.node import Gateway
-from allot.output import LocalReader, last_lines, read_text
+from allot.outfit import Charter, Outfit
+from allot.post import Post, find_state_file
 from allot.probe import NodeProbe
-from allot.progress import Board, make_board
-from allot.roster import config_path, read_specs
+from allot.records import JobState
+from allot.roster import config_path, make_room_for, read_specs
 from allot.settings import Settings, as_distribution, as_lines, as_variables
+from allot.statefile import Head, write_snapshot
+from allot.store import StoredState, write_whole
 from allot.units import as_bytes, as_seconds
+from allot.watched import Watched
 
 _log = logging.getLogger(__name__)
 
@@ -48,13 +48,14 @@ _MOST_WORKERS = 128
 _REDRAW_S = 0.2
 _SEND_S = 60.0
 _CLOSE_S = 5.0
-_LONGEST_GRACE_S = 86400
+_CLEAN_UP_S = 5.0
+_CANCEL_S = 60.0
 _TAILS = 20
 _TAIL_LINES = 10
 _TAIL_BYTES = 4096
 
 
-class Cluster(Control):
+class Cluster(Front):
     """A job: tasks on nodes, launched when it is made, watched until it is closed.
 
     Making one connects to the nodes, probes them and launches the first wave of tasks; it
@@ -64,6 +65,7 @@ class Cluster(Control):
         job_id: Identifier of this run of the job.
         job_name: Name of the job.
         output_dir: Where outputs go, absolute.
+        state_file: What is remembered of the job, kept up to date by itself.
 
     Example:
         >>> with Cluster("sweep", "out", lambda ntc: f"python3 train.py --seed {ntc.proc_id}",
@@ -101,10 +103,13 @@ class Cluster(Control):
         export: str | Iterable[str] = (),
         probe: NodeProbe | None = None,
         wait_for_nodes: float = 0.0,
+        node_timeout: float | None = None,
         shared_fs: bool | None = None,
         poll_interval: float = 1.0,
         ssh_config: str | Path | None = None,
         max_bars: int | None = None,
+        overwrite: bool = False,
+        resume: bool = False,
     ) -> None:
         """Connect, probe, and launch the first wave.
 
@@ -144,13 +149,21 @@ class Cluster(Control):
                 set, or names of variables to pass on.
             probe: When a node may be used.
             wait_for_nodes: Seconds to keep probing while too few nodes pass.
+            node_timeout: Seconds without contact after which a node's tasks are NODE_FAIL; None:
+                never. One that is retried then may overlap with its old self, which is killed
+                when its node returns.
             shared_fs: Whether the nodes share ``output_dir`` with the client. None: find out.
             poll_interval: Seconds between two looks at a running task's output.
             ssh_config: The OpenSSH client configuration to obey. None: the user's own.
             max_bars: Most task bars shown at once. None: what fits the screen.
+            overwrite: Cancel a job of this name in ``output_dir`` that is not over, first.
+            resume: Keep the tasks that completed in an earlier job of this name, and run the
+                others.
 
         Raises:
             ConfigError: An argument makes no sense.
+            JobExistsError: A job of this name in ``output_dir`` is not over.
+            StateFileError: What should be the state of an earlier job cannot be read.
             NodeFileError: The host file or hostlist does not follow the grammar.
             TaskConfigError: The factory returned what cannot be launched.
             NotEnoughNodesError: Too few nodes passed the probe.
@@ -166,7 +179,7 @@ class Cluster(Control):
         if not callable(task_factory):
             raise ConfigError(f"task_factory must be a function, not {task_factory!r}")
         exported = as_lines("export", export)
-        self._settings = Settings(
+        settings = Settings(
             job_name=job_name,
             output_dir=Path(os.path.abspath(Path(output_dir).expanduser())),
             nnodes=nnodes,
@@ -189,111 +202,190 @@ class Cluster(Control):
             env=as_variables(env or {}, exported, os.environ),
             export=exported,
             wait_for_nodes=wait_for_nodes,
+            node_timeout=node_timeout,
             shared_fs=shared_fs,
             poll_interval=poll_interval,
             max_bars=max_bars,
         )
-        super().__init__(job_name)
-        self.output_dir = self._settings.output_dir
-        self.job_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
-        specs = read_specs(node_file, nodes)
-        self._gateway = Gateway()
-        self._pool = ThreadPoolExecutor(min(len(specs) + 1, _MOST_WORKERS), "allot")
-        self._muster = Muster(
-            self._settings, self.job_id, probe or NodeProbe(), self._pool, self._gateway
+        super().__init__(job_name, time.time(), max_bars)
+        job_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+        charter = Charter(
+            job_id,
+            settings,
+            probe or NodeProbe(),
+            read_specs(node_file, nodes),
+            config_path(ssh_config),
         )
-        self._board: Board | None = None
-        self._board_file: TextIO | None = None
-        self._started = time.monotonic()
+        state_file = paths.state_file(settings.output_dir, job_name)
+        self._set_up(settings, job_id, state_file, len(charter.specs))
         try:
-            used = self._muster.gather(specs, config_path(ssh_config))
-            self._monitor = self._muster.launch(used, task_factory)
-            for warning in self._muster.warnings:
-                sys.stderr.write(f"allot: {warning}\n")
-            self._monitor.wait_until_launched(_SEND_S)
-            self._raise_monitor_error()
+            self._begin(charter, task_factory, overwrite=overwrite, resume=resume)
         except BaseException:
             self.close()
             raise
 
+    def _set_up(self, settings: Settings, job_id: str, state_file: Path, nnodes: int) -> None:
+        make_room_for(nnodes)
+        self.job_id = job_id
+        self.output_dir = settings.output_dir
+        self.state_file = state_file
+        self._pool = ThreadPoolExecutor(min(nnodes + 1, _MOST_WORKERS), "allot")
+        self._outfit: Outfit | None = None
+
+    def _begin(
+        self, charter: Charter, task_factory: TaskFactory, *, overwrite: bool, resume: bool
+    ) -> None:
+        state_file = self.state_file
+        previous = self._settle(charter.ssh_config, overwrite=overwrite, resume=resume)
+        kept = previous_jobs.completed(previous) if previous is not None and resume else {}
+        self._outfit = Outfit(charter, self._pool)
+        muster = Muster(self._outfit, self._pool)
+
+        def claim() -> Lease:
+            if previous is not None:
+                previous_jobs.put_away(previous, state_file, kept)
+            return previous_jobs.claim_new(state_file, charter.job_id)
+
+        used = muster.gather()
+        monitor = muster.launch(used, task_factory, state_file, claim, kept)
+        self._post = Post(
+            state_file, self._pool, task_factory=task_factory, ssh_config=charter.ssh_config
+        )
+        self._post.take(monitor, self._outfit)
+        for warning in muster.warnings:
+            sys.stderr.write(f"allot: {warning}\n")
+        monitor.wait_until_launched(_SEND_S)
+        self._driving()
+
+    def _settle(self, ssh_config: Path | None, *, overwrite: bool, resume: bool) -> JobState | None:
+        """The earlier job of this name, once it is over and may be put away."""
+        previous = previous_jobs.find_previous(self.state_file)
+        if previous is None or previous_jobs.is_over(previous):
+            return previous
+        if overwrite:
+            with Cluster.load(self.state_file, ssh_config=ssh_config) as old:
+                old.cancel()
+                try:
+                    old.wait(_CANCEL_S, progress=False)
+                except TimeoutError as error:
+                    raise JobExistsError(
+                        f"job {self.job_name} in {self.output_dir} was cancelled, but is not over "
+                        f"yet: {error}"
+                    ) from error
+            return previous_jobs.find_previous(self.state_file)
+        is_idle = not previous_jobs.runs(previous) and not previous_jobs.driven_by(self.state_file)
+        if resume and is_idle:
+            return previous
+        raise previous_jobs.refuse(previous, self.state_file)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        task_factory: TaskFactory | None = None,
+        *,
+        job_name: str | None = None,
+        ssh_config: str | Path | None = None,
+    ) -> Cluster:
+        """Pick a job up again: one whose client ended, or another client's.
+
+        Its nodes are connected to, and what happened meanwhile is read there: tasks that run are
+        found with their progress, those that ended with their exit codes and outputs. Tasks that
+        wait are started where there is a ``task_factory``. Where another client drives the job,
+        this one watches it and hands its orders on, and takes its place when that one is gone.
+
+        Args:
+            path: The job's output directory, or its state file.
+            task_factory: Makes the tasks that wait. None: they go on waiting.
+            job_name: Which job, where the directory holds several.
+            ssh_config: The OpenSSH client configuration to obey. None: the one it began with.
+
+        Raises:
+            StateFileError: There is no job, or its state cannot be read; it is left as it is.
+            ConfigError: The ssh configuration makes no sense.
+        """
+        if task_factory is not None and not callable(task_factory):
+            raise ConfigError(f"task_factory must be a function, not {task_factory!r}")
+        state_file = find_state_file(Path(os.path.abspath(Path(path).expanduser())), job_name)
+        stored = StoredState(state_file)
+        job = stored.remembered.job
+        cluster = cls.__new__(cls)
+        Front.__init__(cluster, job.settings.job_name, job.created, job.settings.max_bars)
+        cluster._set_up(job.settings, job.job_id, state_file, len(job.specs))
+        post = Post(
+            state_file,
+            cluster._pool,
+            task_factory=task_factory,
+            ssh_config=None if ssh_config is None else config_path(ssh_config),
+        )
+        try:
+            post.take_up(stored)
+        except BaseException:
+            cluster.close()
+            raise
+        cluster._post = post
+        cluster._tell_who_drives(post)
+        return cluster
+
+    def _tell_who_drives(self, post: Post) -> None:
+        if post.driver is not None:
+            sys.stderr.write(
+                f"allot: job {self.job_name} is driven by {post.driver}; this client watches it\n"
+            )
+        elif post.trouble:
+            sys.stderr.write(
+                f"allot: job {self.job_name} is only watched, it cannot be driven from here: "
+                f"{post.trouble}\n"
+            )
+
+    def save(self, path: str | Path | None = None) -> None:
+        """Write the job's state down, which happens by itself all the time.
+
+        Args:
+            path: Write a copy of all of it there, to look at later; ``load`` shows it, but no
+                job can be driven by it. None: see to it that the state file is up to date.
+
+        Raises:
+            AllotError: The job is not watched any more, or its state cannot be written.
+            OSError: The copy cannot be written.
+        """
+        state = self._driving().save()
+        if path is not None:
+            copy = Path(path).expanduser()
+            write_whole(copy, write_snapshot(state, Head(copy_of=str(self.state_file))), "copy")
+
     @property
     def nodes(self) -> list[NodeStatus]:
         """Every node as it was last seen: those used by ``node_id``, then the others."""
-        used = [] if self._monitor is None else list(self._monitor.nodes)
+        watched = self._watched
+        used = [] if watched is None else list(watched.nodes)
+        outfit = self._outfit if self._post is None else self._post.outfit
         names = {status.name for status in used}
-        return used + [one.status for one in self._muster.candidates if one.name not in names]
-
-    def wait(self, timeout: float | None = None, *, progress: bool = True) -> Summary:
-        """Block until every task is final.
-
-        Args:
-            timeout: Seconds to wait at most; None: for ever.
-            progress: Show bars meanwhile.
-
-        Returns:
-            How the job ended.
-
-        Raises:
-            TimeoutError: The tasks took longer; they go on.
-            KeyboardInterrupt: Ctrl-C; the tasks that run go on, the cluster is closed.
-            AllotError: The job is not watched any more.
-        """
-        give_up = None if timeout is None else time.monotonic() + timeout
-        monitor = self._watching()
-        self._close_board()
-        board = make_board(max_bars=self._settings.max_bars) if progress else None
-        try:
-            while not monitor.is_final:
-                self._raise_monitor_error()
-                self._refuse_if_closed()
-                left = _REDRAW_S if give_up is None else min(_REDRAW_S, give_up - time.monotonic())
-                if left <= 0:
-                    raise TimeoutError(
-                        f"job {self.job_name} is not final after {timeout:g} s; its tasks go on"
-                        f"{self._lost_nodes()}"
-                    )
-                if board is not None:
-                    board.draw(self._snapshot())
-                monitor.wait_for(lambda: monitor.is_final, left)
-        except KeyboardInterrupt:
-            self._detach(board)
-            raise
-        finally:
-            if board is not None:
-                board.close(self._snapshot())
-        return self._summary()
-
-    def print_progress(self, file: TextIO | None = None) -> None:
-        """Show once how the job stands.
-
-        On a terminal and in a notebook: bars, in place. Elsewhere: what changed since the last
-        call, a line a task, at most 50, and one line for the job.
-
-        Args:
-            file: Where to; None is stdout.
-        """
-        self._raise_monitor_error()
-        if self._board is None or file is not self._board_file:
-            self._close_board()
-            self._board_file = file
-            self._board = make_board(file, max_bars=self._settings.max_bars, live=False)
-        self._board.draw(self._snapshot())
+        candidates = [] if outfit is None else outfit.candidates
+        return used + [one.status for one in candidates if one.name not in names]
 
     def close(self) -> None:
-        """Detach: stop watching and hang up; what runs goes on. Idempotent."""
-        if self._closed:
+        """Detach: stop watching and hang up; what runs goes on. Idempotent.
+
+        What a job that is over has left on its nodes is removed.
+        """
+        if self._closed or os.getpid() != self._pid:
             return
         self._closed = True
+        watched = None if self._post is None else self._post.leave()
         with ExitStack() as stack:
             stack.callback(self._pool.shutdown, wait=False, cancel_futures=True)
-            if self._monitor is not None:
-                stack.callback(self._monitor.release)
+            if watched is not None:
+                stack.callback(watched.release)
             stack.callback(self._pool.shutdown, wait=True, cancel_futures=True)
-            stack.callback(self._muster.hang_up)
-            if self._monitor is not None:
-                stack.callback(self._tell_what_is_left, self._monitor)
-                stack.callback(self._monitor.stop, _CLOSE_S)
-                stack.callback(self._monitor.hold, _CLOSE_S)
+            if self._outfit is not None:
+                stack.callback(self._outfit.hang_up)
+            if watched is not None:
+                stack.callback(watched.hang_up)
+                stack.callback(watched.clean_up, _CLEAN_UP_S)
+                stack.callback(self._tell_what_is_left, watched)
+                stack.callback(watched.stop, _CLOSE_S)
+                stack.callback(watched.hold, _CLOSE_S)
             stack.callback(self._close_board)
 
     def __enter__(self) -> Cluster:
@@ -309,62 +401,19 @@ class Cluster(Control):
             self._detach(None)
         self.close()
 
-    def __repr__(self) -> str:
-        counts = Summary(tuple(self.tasks), 0.0).counts
-        parts = [f"{number} {state}" for state, number in counts.items() if number]
-        return f"<Cluster {self.job_name!r} {self.job_id}: {', '.join(parts) or 'no tasks'}>"
-
-    def _snapshot(self) -> JobSnapshot:
-        return JobSnapshot(self.job_name, tuple(self.tasks), tuple(self.nodes), self._elapsed())
-
-    def _summary(self) -> Summary:
-        tasks = self._watching().tasks
-        tails: dict[int, str] = {}
-        for task in Summary(tasks, 0.0).failed[:_TAILS]:
-            if task.output_file is not None:
-                with contextlib.suppress(OSError):  # what cannot be read has no end to show
-                    text = read_text(LocalReader(), str(task.output_file), None, _TAIL_BYTES)
-                    tails[task.proc_id] = last_lines(without_markers(text), _TAIL_LINES)
-        return Summary(tasks, self._elapsed(), tails)
-
-    def _elapsed(self) -> float:
-        ended = self._watching().final_at
-        return (time.monotonic() if ended is None else ended) - self._started
-
-    def _lost_nodes(self) -> str:
-        lost = [node for node in self.nodes if node.state is NodeState.UNREACHABLE]
-        held = {task.node_name for task in self.tasks if task.state is TaskState.RUNNING}
-        names = [f"{node.name} (UNREACHABLE {node.reason})" for node in lost if node.name in held]
-        if not names:
-            return ""
-        return f"; some wait for {', '.join(names)}: down(node) gives a node up"
-
-    def _detach(self, board: Board | None) -> None:
-        if board is not None:
-            board.close(self._snapshot())
-        running = self._watching().count(TaskState.RUNNING)
-        sys.stderr.write(
-            f"allot: detached; {running} tasks of job {self.job_name} go on, "
-            f"their outputs lie in {self.output_dir}\n"
-        )
-        try:
-            self.close()
-        except KeyboardInterrupt:
-            self._muster.hang_up()  # a second Ctrl-C: nothing is waited for
-            raise
-
-    def _tell_what_is_left(self, monitor: Monitor) -> None:
+    def _tell_what_is_left(self, watched: Watched) -> None:
         lines = []
-        if waiting := monitor.count(TaskState.PENDING):
-            lines.append(f"{waiting} tasks of job {self.job_name} waited and were not started")
-        if unheard := monitor.unheard:
+        if not isinstance(watched, Monitor):
+            return
+        waiting = watched.count(TaskState.PENDING)
+        if waiting and not self._was_told_what_is_left:
+            lines.append(
+                f"{waiting} tasks of job {self.job_name} wait, and start when it is picked up: "
+                f"Cluster.load({str(self.output_dir)!r}, task_factory)"
+            )
+        if unheard := watched.unheard:
             lines.append(
                 f"{unheard} tasks of job {self.job_name} were sent to nodes that have not "
                 "answered since: they may have started or not"
             )
         sys.stderr.writelines(f"allot: {line}\n" for line in lines)
-
-    def _close_board(self) -> None:
-        if self._board is not None:
-            self._board.close()
-            self._board = None

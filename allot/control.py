@@ -5,13 +5,17 @@ Rules: orders are carried out by the monitor's thread; here they are checked and
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator
+from operator import index
 
 from allot.errors import AllotError, ConfigError
-from allot.model import TaskStatus
-from allot.monitor import Monitor
+from allot.model import TaskState, TaskStatus
+from allot.orders import Order
 from allot.output import LocalReader, read_text
+from allot.post import Post
+from allot.watched import Watched
 
 _LONGEST_GRACE_S = 86400
 
@@ -26,13 +30,15 @@ class Control:
     def __init__(self, job_name: str) -> None:
         """Begin without a job to watch."""
         self.job_name = job_name
-        self._monitor: Monitor | None = None
+        self._post: Post | None = None
         self._closed = False
+        self._pid = os.getpid()
 
     @property
     def tasks(self) -> list[TaskStatus]:
         """Every task as it was last seen, by ``proc_id``."""
-        return [] if self._monitor is None else list(self._monitor.tasks)
+        watched = self._watched
+        return [] if watched is None else list(watched.tasks)
 
     def as_completed(self, timeout: float | None = None) -> Iterator[TaskStatus]:
         """The tasks, each as it ends; those that have ended already come first.
@@ -45,19 +51,25 @@ class Control:
             AllotError: The job is not watched any more.
         """
         give_up = None if timeout is None else time.monotonic() + timeout
-        monitor = self._watching()
-        seen = 0
+        told: set[tuple[int, int]] = set()
+        watched, seen = self._watching(), 0
         while True:
-            ended = monitor.ended[seen:]
+            ended = watched.ended[seen:]
             seen += len(ended)
-            yield from ended
-            if monitor.is_final and seen == len(monitor.ended):
+            for task in ended:
+                if (task.proc_id, task.attempt) not in told:
+                    told.add((task.proc_id, task.attempt))
+                    yield task
+            if watched.is_final and seen == len(watched.ended):
                 return
-            self._driving()
+            if watched.is_over:
+                watched, seen = self._watching(), 0
+                continue
+            self._refuse_if_stuck(self._driving())
             left = 1.0 if give_up is None else min(1.0, give_up - time.monotonic())
             if left <= 0:
                 raise TimeoutError(f"job {self.job_name} is not final after {timeout:g} s")
-            monitor.wait_for_end(seen, left)
+            watched.wait_for_end(seen, left)
 
     def cancel(self, proc_ids: Iterable[int] | None = None, *, grace: float = 10.0) -> None:
         """Order tasks to be cancelled: TERM, then KILL, to all that is a task's.
@@ -75,7 +87,7 @@ class Control:
         """
         if not isinstance(grace, (int, float)) or not 0 <= grace <= _LONGEST_GRACE_S:
             raise ConfigError(f"grace must be seconds from 0 to {_LONGEST_GRACE_S}, not {grace!r}")
-        self._driving().cancel(_numbers(proc_ids), grace, "cancelled by the user")
+        self._driving().carry_out(Order("cancel", _numbers(proc_ids), grace=float(grace)))
 
     def rerun(self, proc_ids: Iterable[int] | None = None) -> int:
         """Queue tasks once more, as their next attempt.
@@ -90,7 +102,7 @@ class Control:
             ConfigError: There is no such task, or it has not ended.
             AllotError: The job is not watched any more.
         """
-        return self._driving().rerun(_numbers(proc_ids))
+        return self._driving().carry_out(Order("rerun", _numbers(proc_ids)))
 
     def drain(self, node: str) -> None:
         """Start nothing new on a node; what runs there goes on.
@@ -99,7 +111,7 @@ class Control:
             ConfigError: The job does not use such a node.
             AllotError: The job is not watched any more.
         """
-        self._driving().drain(node)
+        self._driving().carry_out(Order("drain", node=_name(node)))
 
     def resume(self, node: str) -> None:
         """Use a drained node again.
@@ -108,7 +120,7 @@ class Control:
             ConfigError: The job does not use such a node.
             AllotError: The job is not watched any more.
         """
-        self._driving().resume(node)
+        self._driving().carry_out(Order("resume", node=_name(node)))
 
     def down(self, node: str) -> None:
         """Give a node up: its tasks are NODE_FAIL, and are killed when it can be reached.
@@ -117,7 +129,7 @@ class Control:
             ConfigError: The job does not use such a node.
             AllotError: The job is not watched any more.
         """
-        self._driving().down(node)
+        self._driving().carry_out(Order("down", node=_name(node)))
 
     def output(self, proc_id: int, *, tail: int | None = None) -> str:
         """A task's output so far, wherever it lies.
@@ -147,34 +159,60 @@ class Control:
             return read_text(reader, str(task.output_file), tail)
         return read_text(LocalReader(), str(task.output_file), tail)
 
-    def _watching(self) -> Monitor:
-        """The monitor, in whatever state it is."""
-        if self._monitor is None:
-            raise AllotError(f"job {self.job_name} was never launched")
-        return self._monitor
+    @property
+    def _watched(self) -> Watched | None:
+        return None if self._post is None else self._post.watched
 
-    def _driving(self) -> Monitor:
-        """The monitor, while it can be given orders."""
+    def _watching(self) -> Watched:
+        """Whoever watches the job, in whatever state that is."""
+        watched = self._watched
+        if watched is None:
+            raise AllotError(f"job {self.job_name} was never launched")
+        return watched
+
+    def _driving(self) -> Watched:
+        """Whoever watches the job, while orders can be given."""
         self._refuse_if_closed()
-        self._raise_monitor_error()
-        return self._watching()
+        watched = self._watching()
+        if watched.error is not None:
+            raise AllotError(
+                f"job {self.job_name} is not watched any more, its tasks go on: {watched.error!r}"
+            ) from watched.error
+        return watched
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise AllotError(f"job {self.job_name} was closed: it is not watched any more")
-
-    def _raise_monitor_error(self) -> None:
-        error = self._watching().error
-        if error is not None:
+        if os.getpid() != self._pid:
             raise AllotError(
-                f"job {self.job_name} is not watched any more, its tasks go on: {error!r}"
-            ) from error
+                f"job {self.job_name} is watched by the process that this one was forked from "
+                "(Cluster.load here watches it too)"
+            )
+
+    def _refuse_if_stuck(self, watched: Watched) -> None:
+        if watched.is_stuck:
+            raise AllotError(
+                f"job {self.job_name}: {watched.count(TaskState.PENDING)} tasks wait and nobody "
+                "here can make them: give a task_factory to Cluster.load"
+            )
 
 
-def _numbers(proc_ids: object) -> list[int] | None:
+def _numbers(proc_ids: object) -> tuple[int, ...] | None:
     """The tasks that are meant; an iterator is used up here, in its owner's thread."""
     if proc_ids is None:
         return None
     if isinstance(proc_ids, str) or not isinstance(proc_ids, Iterable):
         raise ConfigError(f"proc_ids must be task numbers, such as [3, 4], not {proc_ids!r}")
-    return list(proc_ids)
+    numbers = tuple(proc_ids)
+    try:
+        return tuple(index(number) for number in numbers)
+    except TypeError:
+        raise ConfigError(
+            f"proc_ids must be task numbers, such as [3, 4], not {numbers!r}"
+        ) from None
+
+
+def _name(node: object) -> str:
+    if not isinstance(node, str):
+        raise ConfigError(f"a node is named by its name, not by {node!r}")
+    return node

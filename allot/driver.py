@@ -9,20 +9,35 @@ sure that it starts once), and the event file is read on from where it was left.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
-from allot import paths, questions, script
+from allot import questions
+from allot.answers import parse_number
 from allot.errors import ConnectionFailedError, NodeError
-from allot.events import Cancelled, Cause, Ended, Event, Refused, SetupFailed, Started, parse_events
+from allot.eventfile import EventFile
+from allot.events import (
+    BEGINNING,
+    Cancelled,
+    Cause,
+    Cursor,
+    Ended,
+    Event,
+    Refused,
+    Started,
+    Warned,
+    parse_events,
+)
+from allot.foothold import Foothold, Mandate, RefusedError
 from allot.harvest import Harvest, Output
-from allot.model import Progress, TaskState
-from allot.node import FileRead, Node
+from allot.model import TaskState
+from allot.node import Node
 from allot.output import Reader
 from allot.probe import NodeFacts
+from allot.reasons import FULL_HOME, REFUSALS, WARNINGS, describe_loss
 from allot.script import CancelOrder, Launch
+from allot.turns import Began, Finished, Mail, Report, Stepped, Turn
 
 QUICK_S = 0.02
 """Seconds between two looks at the event file while tasks turn over."""
@@ -32,100 +47,14 @@ QUICK_S = 0.02
 _LAG = 0.05
 _ALIVE_S = 10.0
 _ORDER_AGAIN_S = 0.2
-_EVENT_BYTES = 128 * 1024
+_IDLE_LOOK_S = 15.0
+_ANSWER_S = 10.0
 _BATCH = 200
+_CLOCK_SET_S = 2.0
+_MOST_ASKS = 6
+_NOBODY = (0, 0)
 
-_REFUSALS = {
-    "events": "the home directory of the node cannot be written to (disk full or read-only?)",
-    "output": "its output file cannot be written on the node: {launch.output_file}",
-    "error": "its error file cannot be written on the node: {launch.error_file}",
-    "cwd": "its working directory cannot be entered on the node: {launch.cwd}",
-}
-_LOST = {
-    TaskState.FAILED: (
-        "what records its end was killed on the node (by a user, or for want of memory?)"
-    ),
-    TaskState.NODE_FAIL: "the node rebooted",
-}
 _ENDINGS = {Cause.CANCEL: TaskState.CANCELLED, Cause.TIMEOUT: TaskState.TIMEOUT}
-
-
-@dataclass(frozen=True)
-class Began:
-    """A task's process runs since ``time`` (Unix seconds, the client's clock)."""
-
-    proc_id: int
-    attempt: int
-    time: float
-
-
-@dataclass(frozen=True)
-class Stepped:
-    """A task told its progress."""
-
-    proc_id: int
-    attempt: int
-    progress: Progress
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A task is over, and its output lies where it belongs.
-
-    Attributes:
-        proc_id: The task.
-        attempt: Which try of it.
-        state: How it ended.
-        exit_code: None where it never ran, or nobody knows.
-        time: Unix seconds, the client's clock.
-        reason: What else there is to say, or empty.
-    """
-
-    proc_id: int
-    attempt: int
-    state: TaskState
-    exit_code: int | None
-    time: float
-    reason: str = ""
-
-
-Report: TypeAlias = Began | Stepped | Finished
-
-
-@dataclass(frozen=True)
-class Mail:
-    """What the monitor wants of a node.
-
-    Attributes:
-        launches: Tasks that were given to it.
-        cancels: Tasks to be cancelled there.
-        forgets: Tasks (and attempts) that were given up: nothing is told of them any more.
-        probe: Look at the node as well.
-    """
-
-    launches: Sequence[Launch] = ()
-    cancels: Sequence[CancelOrder] = ()
-    forgets: Sequence[tuple[int, int]] = ()
-    probe: bool = False
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What one turn brought.
-
-    Attributes:
-        reports: What was seen, in order.
-        pause: Seconds until the next turn is worth while; None: not before there is mail.
-        facts: What a probe found, where one was asked for.
-        error: What broke the turn off, or None.
-        unsent: Launches that the node was certainly never asked for, after a break.
-    """
-
-    reports: Sequence[Report]
-    pause: float | None
-    facts: NodeFacts | None = None
-    error: NodeError | None = None
-    unsent: Sequence[Launch] = ()
 
 
 @dataclass
@@ -137,8 +66,11 @@ class _Running:
     ended: Ended | None = None
     lost: TaskState | None = None  # it was given up: ``ended`` is no word of the node's
     recorders: set[tuple[int, int]] = field(default_factory=set)
-    setup_failed: bool = False
+    warnings: list[str] = field(default_factory=list)
     was_asked: bool = False
+    asks: int = 0
+    asked_at: float = 0.0
+    since: Cursor | None = None  # where its first event was read
 
     @property
     def key(self) -> tuple[int, int]:
@@ -146,7 +78,12 @@ class _Running:
 
 
 class NodeDriver:
-    """One node of a job, and the tasks that run on it."""
+    """One node of a job, and the tasks that run on it.
+
+    Attributes:
+        node: Its connection.
+        was_prepared: The job's directory was made there, by this client or an earlier one.
+    """
 
     def __init__(
         self,
@@ -154,35 +91,47 @@ class NodeDriver:
         harvest: Harvest,
         facts: NodeFacts,
         *,
-        prelude: str,
+        prelude: Callable[[int], str],
+        mandate: Mandate,
         look_at_node: Callable[[], NodeFacts],
         poll_interval: float,
+        cursor: Cursor = BEGINNING,
+        was_prepared: bool = False,
     ) -> None:
         """Take over a node that was probed.
 
         Args:
             node: Its connection.
             harvest: Its outputs.
-            facts: What the first probe found.
-            prelude: The Bash that prepares it for tasks.
+            facts: What the last probe found.
+            prelude: The Bash that prepares it for tasks under a generation.
+            mandate: By what right tasks are started.
             look_at_node: Probes it while the job runs there.
             poll_interval: Seconds between two looks at a running task's output.
+            cursor: How far its event file was taken in by an earlier client.
+            was_prepared: Whether an earlier client made the job's directory there.
         """
         self.node = node
-        self._prelude = prelude
+        self.was_prepared = was_prepared
+        self._foothold = Foothold(node, prelude, mandate)
         self._harvest = harvest
         self._look_at_node = look_at_node
+        self._ends_at_logout = facts.kills_at_logout
         self._clock_offset = facts.clock_offset
         self._boot_id = facts.health.boot_id
         self._poll_interval = poll_interval
-        self._event_file = ""
-        self._event_offset = 0
+        self._events = EventFile(cursor)
         self._tasks: dict[tuple[int, int], _Running] = {}
         self._cancels: dict[tuple[int, int], CancelOrder] = {}
         self._reports: list[Report] = []
-        self._prepared = False
+        self._complaint = ""
         self._moved_at = time.monotonic()
         self._alive_at = time.monotonic()
+
+    def adopt(self, launches: Iterable[Launch]) -> None:
+        """Take over tasks that an earlier client may have started; no turn was taken yet."""
+        for launch in launches:
+            self._add(launch).was_asked = True
 
     def output_reader(self, file: Path) -> Reader:
         """Reads an output while it is written.
@@ -195,9 +144,7 @@ class NodeDriver:
     def turn(self, mail: Mail) -> Turn:
         """Do what is asked, then see what happened."""
         for launch in mail.launches:
-            files = [file for file in (launch.output_file, launch.error_file) if file is not None]
-            task = _Running(launch, Output(tuple(files), launch.attempt))
-            self._tasks[task.key] = task
+            self._add(launch)
         for key in mail.forgets:
             self._tasks.pop(key, None)
         self._cancels |= {(order.proc_id, order.attempt): order for order in mail.cancels}
@@ -209,6 +156,9 @@ class NodeDriver:
             self._cancel()
             if mail.probe:
                 facts = self._look_at_node()
+                self._harvest.sharing = facts.sharing
+            elif not self._tasks and not moved:
+                self.node.request("", timeout=_ANSWER_S)  # is it still there?
             moved |= self._read_events()
             self._look()
             self._finish()
@@ -220,42 +170,73 @@ class NodeDriver:
                 raise  # what was reported so far goes with the next turn
             error = caught
         reports, self._reports = self._reports, []
-        unsent = self._take_out_unsent() if error is not None else ()
-        return Turn(reports, self._next_pause(moved), facts, error, unsent)
+        unsent = self._take_out_unsent()
+        return Turn(
+            reports,
+            self._next_pause(moved),
+            facts=facts,
+            error=error,
+            unsent=unsent,
+            cursor=self._safe_cursor(),
+            complaint=self._complaint,
+        )
+
+    def _add(self, launch: Launch) -> _Running:
+        files = [file for file in (launch.output_file, launch.error_file) if file is not None]
+        task = _Running(launch, Output(tuple(files), launch.attempt))
+        self._tasks[task.key] = task
+        return task
+
+    def _safe_cursor(self) -> Cursor:
+        """From where the event file holds all that was told of the tasks that run."""
+        started = [task.since for task in self._tasks.values() if task.since is not None]
+        return min([*started, self._events.cursor], key=lambda cursor: cursor.offset)
 
     def release(self) -> None:
         """Let go of what is under way to the client."""
         self._harvest.begin_anew([task.output for task in self._tasks.values()])
 
-    def _connect(self, launches: Sequence[Launch]) -> None:
-        if not self.node.is_connected:
-            self._prepared = False
-            self.node.connect()
-        if self._prepared:
-            self._launch(launches)
-        else:
-            self._prepare()
+    def clean_up(self, timeout: float) -> None:
+        """Remove the job's directory there, if the node can be reached just now."""
+        self._foothold.clean_up(timeout)
 
-    def _prepare(self) -> None:
-        reply = self.node.request(self._prelude)
-        word, _, directory = reply.decode("utf-8", "surrogateescape").strip().partition(" ")
-        if word != "ready":
-            raise ConnectionFailedError(
-                self.node.name,
-                f"{directory} cannot be made there: is the disk full or read-only?",
-            )
-        self._event_file = paths.event_file(directory)
-        self._event_offset = 0  # the file may be another one now; what is known does no harm
-        self._launch([task.launch for task in self._tasks.values() if not task.recorders])
-        self._prepared = True
+    def _connect(self, launches: Sequence[Launch]) -> None:
+        if self._foothold.is_ready:
+            self._launch(launches)
+            return
+        was_prepared = self.was_prepared
+        self._events.path, is_new = self._foothold.prepare()
+        self.was_prepared = True
         self._alive_at = 0.0
+        if any(task.was_asked for task in self._tasks.values()):
+            self._read_events()
+            if is_new and was_prepared:
+                self._lose_the_unheard()
+        self._launch([task.launch for task in self._tasks.values() if task.since is None])
+
+    def _lose_the_unheard(self) -> None:
+        """The job's directory was removed: what was asked for may have started and even ended."""
+        for task in self._tasks.values():
+            if task.was_asked and task.since is None:
+                task.since = self._events.cursor
+                task.recorders.add(_NOBODY)
+                task.warnings.append(WARNINGS["gone"])
 
     def _launch(self, launches: Sequence[Launch]) -> None:
         for first in range(0, len(launches), _BATCH):
             batch = launches[first : first + _BATCH]
-            for launch in batch:
-                self._tasks[launch.proc_id, launch.attempt].was_asked = True
-            self.node.request(script.launch_script(batch))
+            asked = [self._tasks[launch.proc_id, launch.attempt] for launch in batch]
+            anew = [task for task in asked if not task.was_asked]
+            for task in asked:  # before it is: it may be heard there, and nothing here
+                task.was_asked = True
+                task.asks += 1
+                task.asked_at = time.monotonic()
+            try:
+                self._foothold.launch(batch)
+            except RefusedError:
+                for task in anew:
+                    task.was_asked = False
+                raise
 
     def _take_out_unsent(self) -> list[Launch]:
         unsent = [task for task in self._tasks.values() if not task.was_asked]
@@ -264,47 +245,38 @@ class NodeDriver:
         return [task.launch for task in unsent]
 
     def _cancel(self) -> None:
-        if not self._cancels:
-            return
-        reply = self.node.request(script.cancel_script(self._cancels.values())).decode("ascii")
-        refused = {tuple(line.split()[1:]) for line in reply.splitlines()}
-        # What the node could not write down (its disk is full) is ordered again.
-        self._cancels = {
-            key: order for key, order in self._cancels.items() if tuple(map(str, key)) in refused
-        }
+        if self._cancels:
+            self._cancels = self._foothold.cancel(self._cancels)
 
     def _read_events(self) -> bool:
         if not self._tasks:
             return False
-        reader = self._harvest.node_reader
         moved = False
-        while True:
-            read = FileRead(self._event_file, self._event_offset, _EVENT_BYTES)
-            data = reader.read([read])[0]
-            if isinstance(data, OSError):
-                raise ConnectionFailedError(
-                    self.node.name, f"{self._event_file} cannot be read there: {data}"
-                )
-            events, taken = parse_events(data)
-            self._event_offset += taken
-            for event in events:
-                self._note(event)
-            moved |= bool(events)
-            if len(data) < _EVENT_BYTES:
-                return moved
+        try:
+            for before, events in self._events.read(self._harvest.node_reader):
+                for event in events:
+                    self._note(event, before)
+                moved |= bool(events)
+        except OSError as error:
+            self._foothold.is_ready = False  # where it was removed, it is made again
+            raise ConnectionFailedError(
+                self.node.name, f"{self._events.path} cannot be read there: {error}"
+            ) from error
+        return moved
 
-    def _note(self, event: Event) -> None:
+    def _note(self, event: Event, place: Cursor) -> None:
         task = self._tasks.get((event.proc_id, event.attempt))
         if task is None:
             return
+        task.since = place if task.since is None else task.since
         if isinstance(event, Started):
             if not task.recorders:  # a later one lost the race, or took a killed one's place
                 self._reports.append(Began(*task.key, self._here(event.time)))
             task.recorders.add((event.pid, event.start_ticks))
         elif isinstance(event, Ended):
             task.ended = event
-        elif isinstance(event, SetupFailed):
-            task.setup_failed = True
+        elif isinstance(event, Warned):
+            task.warnings.append(WARNINGS.get(event.word, event.word))
         elif isinstance(event, Cancelled):
             when = self._here(event.time)
             self._over(task, TaskState.CANCELLED, None, when, "before it started")
@@ -312,7 +284,7 @@ class NodeDriver:
             self._refuse(task, event)
 
     def _refuse(self, task: _Running, event: Refused) -> None:
-        reason = _REFUSALS.get(event.word, event.word).format(launch=task.launch)
+        reason = REFUSALS.get(event.word, event.word).format(launch=task.launch)
         self._over(task, TaskState.FAILED, None, self._here(event.time), reason)
 
     def _look(self) -> None:
@@ -346,30 +318,53 @@ class NodeDriver:
             state = TaskState.FAILED
         if task.lost is not None:
             state, code = task.lost, None
-            problems.insert(0, _LOST[state])
-        if task.setup_failed:
-            problems.insert(0, "setup failed")
+            problems.insert(0, describe_loss(state, ends_at_logout=self._ends_at_logout))
+        problems[:0] = dict.fromkeys(task.warnings)
         self._over(task, state, code, self._here(task.ended.time), "; ".join(problems))
 
     def _look_for_the_dead(self) -> None:
         """Find tasks whose recorder is gone without a word: killed, or lost in a reboot."""
         now = time.monotonic()
-        running = [task for task in self._tasks.values() if task.recorders and not task.ended]
-        if not running or now - self._alive_at < _ALIVE_S:
+        running = [task for task in self._tasks.values() if not task.ended]
+        if not (running or self._complaint) or now - self._alive_at < _ALIVE_S:
             return
         self._alive_at = now
+        self._ask_again([task for task in running if not task.recorders], now)
+        running = [task for task in running if task.recorders]
         asked = [recorder for task in running for recorder in task.recorders]
-        reply = self.node.request(questions.alive_script(asked)).decode("ascii", "replace").split()
-        boot_id, alive = reply[0], {int(pid) for pid in reply[1:] if pid.isdigit()}
+        request = questions.alive_script(asked)
+        reply = self.node.request(request).decode("ascii", "replace").split()
+        boot_id, clock, room, *pids = reply
+        alive = {int(pid) for pid in pids if pid.isdecimal()}
+        self._set_clock(clock)
+        self._complaint = FULL_HOME if room == "full" else ""
         dead = [task for task in running if not any(pid in alive for pid, _ in task.recorders)]
         rebooted, self._boot_id = boot_id != self._boot_id, boot_id
         if not dead:
             return
+        self._events.reopen(self._harvest.node_reader)
         self._read_events()
         self._finish()
         for task in dead:
             if task.key in self._tasks and task.ended is None:
                 self._give_up(task, rebooted=rebooted)
+
+    def _ask_again(self, unheard: Sequence[_Running], now: float) -> None:
+        """Ask once more for what was sent and never heard of; in the end it is given up."""
+        for task in unheard:
+            if now - task.asked_at < _ALIVE_S:
+                continue
+            if task.asks < _MOST_ASKS:
+                self._foothold.is_ready = False  # being prepared, it is asked once more
+            else:
+                task.warnings.append(WARNINGS["unheard"])
+                self._give_up(task, rebooted=False)
+
+    def _set_clock(self, clock: str) -> None:
+        """Follow the node's clock where somebody set it."""
+        offset = time.time() - parse_number(clock.replace(",", "."))
+        if abs(offset - self._clock_offset) > _CLOCK_SET_S:
+            self._clock_offset = offset
 
     def _give_up(self, task: _Running, *, rebooted: bool) -> None:
         task.lost = TaskState.NODE_FAIL if rebooted else TaskState.FAILED
@@ -388,7 +383,7 @@ class NodeDriver:
         for notice in self.node.take_notices():
             line = f"{notice} {time.time() - self._clock_offset:.3f} .\n"
             for event in parse_events(line.encode("utf-8", "replace"))[0]:
-                self._note(event)
+                self._note(event, self._events.cursor)
 
     def _here(self, node_time: float) -> float:
         return node_time + self._clock_offset
@@ -397,14 +392,14 @@ class NodeDriver:
         if self._cancels:
             return _ORDER_AGAIN_S
         if not self._tasks:
-            return None
+            return _IDLE_LOOK_S
         if self._harvest.busy:
             return 0.0
         now = time.monotonic()
         if moved:
             self._moved_at = now
         quiet = max(QUICK_S, _LAG * (now - self._moved_at))
-        return min(quiet, self._poll_interval)
+        return min(quiet, self._poll_interval, _IDLE_LOOK_S)
 
 
 def _has_output(task: _Running) -> bool:

@@ -26,6 +26,21 @@ class Rendezvous:
     ports: Sequence[int]
 
 
+@dataclass(frozen=True)
+class Group:
+    """The tasks of a job that are one torch process group.
+
+    Attributes:
+        rendezvous: Where they meet.
+        sizes: Number of tasks on each node, by ``node_id``.
+        gpus: The GPUs they hold together on each node.
+    """
+
+    rendezvous: Rendezvous
+    sizes: Mapping[int, int]
+    gpus: Mapping[int, Sequence[int]]
+
+
 def job_variables(config: NodeTaskConfig) -> dict[str, str]:
     """The variables that all tasks of a node have in common."""
     return {

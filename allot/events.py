@@ -4,7 +4,7 @@ The event file of a node is append-only; each line is one write, ends in `` .`` 
 line is never taken for a whole one, and is one of::
 
     S <proc_id> <attempt> <pid> <start ticks> <Unix time> .     a start
-    W <proc_id> <attempt> setup <Unix time> .                   its setup failed; its end follows
+    W <proc_id> <attempt> <word> <Unix time> .                  what will explain its end, to come
     E <proc_id> <attempt> <exit code> <1 if it printed anything, else 0> <cause> <Unix time> .
     X <proc_id> <attempt> <word> <Unix time> .                  no start, and why
     C <proc_id> <attempt> <Unix time> .                         cancelled, and never ran
@@ -35,8 +35,9 @@ _TIME = rb"(\d{1,15}(?:[.,]\d{1,9})?)"
 _START = re.compile(rb"S %b %b %b %b %b \." % (_NUMBER, _NUMBER, _NUMBER, _NUMBER, _TIME))
 _CAUSE = rb"(end|cancel|timeout)"
 _END = re.compile(rb"E %b %b (\d{1,3}) ([01]) %b %b \." % (_NUMBER, _NUMBER, _CAUSE, _TIME))
-_REFUSAL = re.compile(rb"X %b %b ([a-z]{1,20}) %b \." % (_NUMBER, _NUMBER, _TIME))
-_SETUP = re.compile(rb"W %b %b setup %b \." % (_NUMBER, _NUMBER, _TIME))
+_WORD = rb"([a-z]{1,20})"
+_REFUSAL = re.compile(rb"X %b %b %b %b \." % (_NUMBER, _NUMBER, _WORD, _TIME))
+_WARNING = re.compile(rb"W %b %b %b %b \." % (_NUMBER, _NUMBER, _WORD, _TIME))
 _CANCELLED = re.compile(rb"C %b %b %b \." % (_NUMBER, _NUMBER, _TIME))
 _LAST_CAPITAL = re.compile(rb"[A-Z][^A-Z]*\Z")
 
@@ -86,11 +87,16 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class SetupFailed:
-    """A task ends, with the exit code of its setup; its commands have not run."""
+class Warned:
+    """Something that will explain the end of a task, which follows.
+
+    ``word`` is ``setup`` (its setup failed, its commands have not run) or ``full`` (the file
+    system of its output is full, or a quota there is used up).
+    """
 
     proc_id: int
     attempt: int
+    word: str
     time: float
 
 
@@ -103,7 +109,24 @@ class Cancelled:
     time: float
 
 
-Event: TypeAlias = Started | SetupFailed | Ended | Refused | Cancelled
+Event: TypeAlias = Started | Warned | Ended | Refused | Cancelled
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """How far an event file was taken in.
+
+    Attributes:
+        offset: Bytes.
+        check: The last bytes before it in hexadecimal, by which another file is told apart.
+    """
+
+    offset: int = 0
+    check: str = ""
+
+
+BEGINNING = Cursor()
+"""Where nothing was taken in yet."""
 
 
 def parse_events(data: bytes) -> tuple[list[Event], int]:
@@ -148,6 +171,6 @@ _READERS: Sequence[tuple[re.Pattern[bytes], _Reader]] = (
     (_START, lambda p, a, others, time: Started(p, a, int(others[0]), int(others[1]), time)),
     (_END, lambda p, a, others, time: _ended(p, a, *others, time=time)),
     (_REFUSAL, lambda p, a, others, time: Refused(p, a, others[0].decode("ascii"), time)),
-    (_SETUP, lambda p, a, _, time: SetupFailed(p, a, time)),
+    (_WARNING, lambda p, a, others, time: Warned(p, a, others[0].decode("ascii"), time)),
     (_CANCELLED, lambda p, a, _, time: Cancelled(p, a, time)),
 )

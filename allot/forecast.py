@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from heapq import heapreplace
 
 from allot.model import Progress, TaskState, TaskStatus
 
@@ -99,23 +100,48 @@ class Forecast:
             return 0.0
         if not durations or not (known or unknown):
             return None
-        usual = sum(durations) / len(durations)
-        # A task past its usual time is given as long again as it is late, never "no time left".
-        left_over = sorted([*known, *(abs(usual - elapsed) for elapsed in unknown)])
-        return _last_end(left_over, waiting, usual)
+        usual, left_over = _outlook(durations, unknown)
+        return _last_end([*known, *left_over], waiting, usual)
+
+
+def _outlook(ended: Sequence[float], running: Sequence[float]) -> tuple[float, list[float]]:
+    """Seconds a task takes on average, and those that each of ``running`` may still take.
+
+    Args:
+        ended: What tasks took, at least one.
+        running: How long tasks of which no more is known have run so far.
+    """
+    # The first to end are the shortest, so their mean alone would promise too much. A time so
+    # far is a lower bound ("right-censored"): its task is expected to take what those that
+    # outlast it take on average, which makes the average over all that of Kaplan and Meier.
+    whole = sorted(ended)
+    typical = sum(whole) / len(whole)
+    total, count = 0.0, 0
+    left_over: list[float] = []
+    for elapsed in sorted(running, reverse=True):
+        while whole and whole[-1] > elapsed:
+            total += whole.pop()
+            count += 1
+        # Few or none may outlast it, so a guess counts as one more: the typical time or, for a
+        # task past that, as long again as it is late, never "no time left".
+        guess = max(typical, 2 * elapsed - typical)
+        expected = (total + guess) / (count + 1)
+        left_over.append(expected - elapsed)
+        total += expected
+        count += 1
+    return (total + sum(whole)) / (count + len(whole)), left_over
 
 
 def _last_end(busy: Sequence[float], waiting: int, usual: float) -> float:
     """When the last slot falls idle.
 
-    ``busy`` are the sorted seconds until each slot is free; ``waiting`` tasks of ``usual``
-    seconds each go to whichever slot is free first.
+    ``busy`` are the seconds until each slot is free; ``waiting`` tasks of ``usual`` seconds each
+    go to whichever slot is free first.
     """
-    rounds, rest = divmod(waiting, len(busy))
-    end = busy[-1] + rounds * usual
-    if rest:
-        end = max(end, busy[rest - 1] + (rounds + 1) * usual)
-    return end
+    free = sorted(busy)
+    for _ in range(waiting):
+        heapreplace(free, free[0] + usual)
+    return max(free)
 
 
 def task_elapsed(task: TaskStatus, now: float) -> float | None:

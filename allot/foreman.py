@@ -12,15 +12,17 @@ import time
 import traceback
 from collections.abc import Iterable, Sequence
 
-from allot.driver import Began, Finished, Report, Stepped, Turn
 from allot.errors import ConfigError
 from allot.launcher import Launcher
 from allot.lifecycle import Ledger, Placement
+from allot.memory import Memory
 from allot.model import TaskState, TaskStatus
+from allot.records import CancelRecord, Changes, JobState
 from allot.scheduler import may_retry, plan, should_drain
 from allot.script import CancelOrder, Launch
 from allot.seats import Seat
 from allot.settings import Settings
+from allot.turns import Began, Finished, Report, Stepped, Turn
 
 _log = logging.getLogger(__name__)
 
@@ -37,31 +39,64 @@ class Foreman:
     """
 
     def __init__(
-        self, ledger: Ledger, launcher: Launcher, seats: Sequence[Seat], settings: Settings
+        self,
+        ledger: Ledger,
+        launcher: Launcher,
+        seats: Sequence[Seat],
+        settings: Settings,
+        memory: Memory,
     ) -> None:
-        """Take over the tasks and the nodes of a job."""
+        """Take over the tasks and the nodes of a job.
+
+        Args:
+            ledger: Every task as it stands.
+            launcher: Makes tasks.
+            seats: The nodes used.
+            settings: What the user asked for.
+            memory: What is remembered beside the ledger.
+        """
         self.ledger = ledger
         self.seats = {seat.place.node_id: seat for seat in seats}
-        self.ended: list[TaskStatus] = []
+        ended = [task for task in ledger.tasks if task.state.is_final]
+        self.ended = sorted(ended, key=lambda task: task.ended_at or 0.0)
+        self.memory = memory
         self._launcher = launcher
         self._settings = settings
         self._wanted = len(seats)
-        self._failures = 0
-        self._stopped = False
-        self._cancelled: dict[int, str] = {}
+        self._failures = sum(_is_failure(task) for task in ended)
         self._holding = threading.Event()
 
     @property
     def lacks_nodes(self) -> bool:
         """Whether tasks wait while fewer nodes than at the start can take any."""
         usable = sum(seat.may_take_tasks for seat in self.seats.values())
-        waiting = self.ledger.count(TaskState.PENDING) and not self._holding.is_set()
-        return usable < self._wanted and bool(waiting)
+        return usable < self._wanted and self._places_tasks
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether tasks wait that nobody can make, and nothing else goes on."""
+        waiting, running = map(self.ledger.count, (TaskState.PENDING, TaskState.RUNNING))
+        return bool(waiting) and not running and not self._launcher.makes_tasks
+
+    @property
+    def _places_tasks(self) -> bool:
+        waiting = self.ledger.count(TaskState.PENDING)
+        return bool(waiting) and self._launcher.makes_tasks and not self._holding.is_set()
+
+    @property
+    def state(self) -> JobState:
+        """The whole job, as it is remembered."""
+        return self.memory.state(self.ledger, self.seats)
+
+    def take_changes(self, *, all_of: bool) -> Changes:
+        """What is to be remembered since the last call; ``all_of`` it, or what matters at once."""
+        return self.memory.take_changes(self.ledger, self.seats, all_of=all_of)
 
     def send(self, placement: Placement, launch: Launch) -> None:
         """Give a task its place and put it in its node's inbox."""
         seat = self.seats[placement.node_id]
         self.ledger.place(placement, seat.place.node_name, launch.output_file)
+        self.memory.note_launch(launch)
         seat.note_placement(launch)
 
     def hold(self) -> None:
@@ -86,17 +121,26 @@ class Foreman:
         if turn.error is not None:
             unsent += seat.inbox
             seat.inbox = []
+        self._give_back(unsent)
+
+    def withdraw(self) -> None:
+        """Queue again what was placed and is not sent yet."""
+        for seat in self.seats.values():
+            unsent, seat.inbox = seat.inbox, []
+            self._give_back(unsent)
+
+    def _give_back(self, unsent: Iterable[Launch]) -> None:
         for launch in unsent:
             task = self.ledger[launch.proc_id]
             if task.attempt == launch.attempt and task.state is TaskState.RUNNING:
-                if (reason := self._cancelled.pop(launch.proc_id, None)) is None:
+                if (cancel := self.memory.cancels.pop(launch.proc_id, None)) is None:
                     self.ledger.give_back(launch.proc_id)
                 else:
-                    self._end_unstarted(launch.proc_id, reason)
+                    self._end_unstarted(launch.proc_id, cancel.reason)
 
     def _apply_report(self, seat: Seat, report: Report) -> None:
         if isinstance(report, Began):
-            self.ledger.start(report.proc_id, report.time)
+            self.ledger.start(report.proc_id, min(report.time, time.time()))
         elif isinstance(report, Stepped):
             self.ledger.progress(report.proc_id, report.progress)
         else:
@@ -104,19 +148,22 @@ class Foreman:
 
     def _end(self, seat: Seat, end: Finished) -> None:
         ledger, proc_id = self.ledger, end.proc_id
+        # A clock that was set meanwhile must not make an end before the start, or tomorrow.
+        when = max(min(end.time, time.time()), ledger[proc_id].started_at or 0.0)
         if end.state is TaskState.COMPLETED:
             seat.completed += 1
             seat.failed_in_a_row = 0
-            ledger.succeed(proc_id, end.time, end.reason)
+            ledger.succeed(proc_id, when, end.reason)
         elif end.state is TaskState.TIMEOUT:
-            ledger.time_out(proc_id, end.time, end.exit_code, end.reason)
+            ledger.time_out(proc_id, when, end.exit_code, end.reason)
         elif end.state is TaskState.CANCELLED:
-            reason = self._cancelled.get(proc_id, "") or end.reason
-            ledger.cancel(proc_id, end.time, end.exit_code, reason)
+            cancel = self.memory.cancels.get(proc_id)
+            reason = end.reason if cancel is None else cancel.reason
+            ledger.cancel(proc_id, when, end.exit_code, reason)
         elif end.state is TaskState.NODE_FAIL:
-            ledger.lose(proc_id, end.time, end.reason)
+            ledger.lose(proc_id, when, end.reason)
         else:
-            ledger.fail(proc_id, end.time, end.exit_code, end.reason)
+            ledger.fail(proc_id, when, end.exit_code, end.reason)
             self._count_failure_of_node(seat)
         self._after_end(proc_id)
 
@@ -132,21 +179,21 @@ class Foreman:
     def _after_end(self, proc_id: int) -> None:
         ledger, settings = self.ledger, self._settings
         task = ledger[proc_id]
-        is_unwanted = self._cancelled.pop(proc_id, None) is not None or self._stopped
+        is_unwanted = self.memory.cancels.pop(proc_id, None) is not None or self.memory.stopped
         if not is_unwanted and may_retry(task.state, ledger.retried(proc_id), settings.retries):
             failed_on = {task.node_id} if task.node_id is not None else set()
             ledger.requeue(proc_id, ledger.avoids(proc_id) | failed_on)
             return
         self.ended.append(task)
-        if task.state in (TaskState.COMPLETED, TaskState.CANCELLED):
+        if not _is_failure(task):
             return
         self._failures += 1
         if settings.kill_on_bad_exit and self._failures == 1:
-            self._stopped = True
+            self.memory.stopped = True
             reason = f"task {proc_id} did not complete (kill_on_bad_exit)"
             self.cancel(None, _KILL_GRACE_S, reason)
         elif settings.max_failures is not None and self._failures >= settings.max_failures:
-            self._stopped = True
+            self.memory.stopped = True
             waiting = [
                 task.proc_id for task in self.ledger.tasks if task.state is TaskState.PENDING
             ]
@@ -155,7 +202,7 @@ class Foreman:
 
     def fill_slots(self) -> None:
         """Place waiting tasks in free slots; one that cannot be made frees its slot again."""
-        while self.ledger.count(TaskState.PENDING) and not self._holding.is_set():
+        while self._places_tasks:
             nodes = []
             for node_id, seat in self.seats.items():
                 running, held = len(self.ledger.taken(node_id)), self.ledger.held_gpus(node_id)
@@ -213,7 +260,8 @@ class Foreman:
             seat.inbox = [launch for launch in seat.inbox if launch.proc_id != task.proc_id]
             self._end_unstarted(task.proc_id, reason)
             return
-        self._cancelled[task.proc_id] = reason
+        self.memory.cancels[task.proc_id] = CancelRecord(grace, reason)
+        self.memory.note_order(task.proc_id)
         seat.cancels.append(CancelOrder(task.proc_id, task.attempt, grace))
 
     def requeue(self, proc_ids: Iterable[int] | None) -> int:
@@ -238,19 +286,37 @@ class Foreman:
         for proc_id in chosen:
             self.ledger.requeue(proc_id)
         if chosen:
-            self._failures, self._stopped = 0, False
+            self._failures, self.memory.stopped = 0, False
         return len(chosen)
 
     def give_up(self, seat: Seat) -> None:
         """Give a node up at the user's word: its tasks are NODE_FAIL."""
         seat.drain("down at the user's word")
+        self._lose_tasks(seat, "its node was given up at the user's word")
+
+    def give_up_silent(self) -> None:
+        """Give up the tasks of nodes that were out of reach for too long."""
+        limit = self._settings.node_timeout
+        if limit is None:
+            return
+        for seat in self.seats.values():
+            if seat.silent_for >= limit and self.ledger.taken(seat.place.node_id):
+                self._lose_tasks(seat, f"its node was out of reach for {limit:g} s (node_timeout)")
+
+    def _lose_tasks(self, seat: Seat, reason: str) -> None:
         seat.inbox.clear()
         for proc_id in list(self.ledger.taken(seat.place.node_id).values()):
             attempt = self.ledger[proc_id].attempt
-            self.ledger.lose(proc_id, time.time(), "its node was given up at the user's word")
-            seat.cancels.append(CancelOrder(proc_id, attempt, 0.0))
-            seat.forgets.append((proc_id, attempt))
+            self.ledger.lose(proc_id, time.time(), reason)
+            seat.orphan(proc_id, attempt)
             self._after_end(proc_id)
+
+    def pick_up(self) -> None:
+        """Send out again what an earlier client had ordered."""
+        for proc_id, cancel in self.memory.cancels.items():
+            task = self.ledger[proc_id]
+            order = CancelOrder(proc_id, task.attempt, cancel.grace)
+            self.seats[self._node_of(task)].cancels.append(order)
 
     def _known(self, proc_ids: Iterable[int]) -> list[int]:
         chosen = list(dict.fromkeys(proc_ids))
@@ -277,3 +343,7 @@ class Foreman:
         if task.node_id is None:
             raise ConfigError(f"task {task.proc_id} has no node")
         return task.node_id
+
+
+def _is_failure(task: TaskStatus) -> bool:
+    return task.state not in (TaskState.COMPLETED, TaskState.CANCELLED)

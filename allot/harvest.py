@@ -44,7 +44,11 @@ class Output:
 
 
 class Harvest:
-    """Looks at and brings home the outputs of one node."""
+    """Looks at and brings home the outputs of one node.
+
+    Attributes:
+        sharing: What the client sees of the node's files.
+    """
 
     def __init__(
         self,
@@ -64,7 +68,7 @@ class Harvest:
             poll_interval: Seconds between two looks at an output.
         """
         self._node = node
-        self._sharing = sharing
+        self.sharing = sharing
         self._shared_root = shared_root
         self._poll_interval = poll_interval
         self._fetcher = Fetcher(job_id)
@@ -90,7 +94,7 @@ class Harvest:
         Raises:
             ConnectionFailedError: The node is out of reach.
         """
-        is_here = self._sharing.fresh and file.is_relative_to(self._shared_root)
+        is_here = self.sharing.fresh and file.is_relative_to(self._shared_root)
         return LocalReader() if is_here else self.node_reader
 
     def look(self, outputs: Sequence[Output]) -> list[tuple[Output, Progress]]:
@@ -99,14 +103,14 @@ class Harvest:
         due = [one for one in outputs if one.watch.next_look <= now]
         for output in due:
             output.watch.next_look = now + self._poll_interval
-        here, there = self._parted(due, shared=self._sharing.fresh)
+        here, there = self._parted(due, shared=self.sharing.fresh)
         return _look(look, LocalReader(), here) + (
             _look(look, self.node_reader, there) if there else []
         )
 
     def look_last(self, outputs: Sequence[Output]) -> list[tuple[Output, Progress]]:
         """Find the last progress of outputs that are home."""
-        late = self._sharing.shared and not self._sharing.fresh
+        late = self.sharing.shared and not self.sharing.fresh
         there, here = self._parted(outputs, shared=late)
         return _look(look_last, LocalReader(), here) + (
             _look(look_last, self.node_reader, there) if there else []
@@ -118,7 +122,7 @@ class Harvest:
         Returns:
             Those that are home now.
         """
-        here, there = self._parted(outputs, shared=self._sharing.shared)
+        here, there = self._parted(outputs, shared=self.sharing.shared)
         for output in there:
             if output.to_fetch is None:
                 output.to_fetch = set(output.files)

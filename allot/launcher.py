@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from allot import environment, paths, script
-from allot.environment import Rendezvous
+from allot.environment import Group
 from allot.errors import TaskConfigError
 from allot.lifecycle import Placement
 from allot.model import NodeTaskConfig, Params, Task
@@ -58,32 +58,21 @@ class Place:
     gpu_vendor: str | None = None
 
 
-@dataclass(frozen=True)
-class Group:
-    """The tasks of a job that are one torch process group.
-
-    Attributes:
-        rendezvous: Where they meet.
-        sizes: Number of tasks on each node, by ``node_id``.
-        gpus: The GPUs they hold together on each node.
-    """
-
-    rendezvous: Rendezvous
-    sizes: Mapping[int, int]
-    gpus: Mapping[int, Sequence[int]]
-
-
 class Launcher:
     """Makes each task for its place; called by one thread at a time."""
 
     def __init__(
-        self, job: Job, task_factory: TaskFactory, node_names: Sequence[str], group: Group | None
+        self,
+        job: Job,
+        task_factory: TaskFactory | None,
+        node_names: Sequence[str],
+        group: Group | None,
     ) -> None:
         """Take over a job.
 
         Args:
             job: What its tasks have in common.
-            task_factory: Makes them.
+            task_factory: Makes them; None: nobody can.
             node_names: The nodes used, by ``node_id``.
             group: Set where the tasks are one torch process group.
         """
@@ -94,8 +83,19 @@ class Launcher:
         self._owners: dict[Path, int] = {}
         self._folders: set[Path] = set()
 
-    def prelude(self, place: Place) -> str:
-        """The Bash that prepares a node for tasks."""
+    @property
+    def makes_tasks(self) -> bool:
+        """Whether there is anyone to make tasks."""
+        return self._task_factory is not None
+
+    def remember(self, proc_id: int, files: Iterable[Path | None]) -> None:
+        """Note what files a task had that was made by an earlier client."""
+        for file in files:
+            if file is not None and not _is_special(file):
+                self._owners[file] = proc_id
+
+    def prelude(self, place: Place, generation: int) -> str:
+        """The Bash that prepares a node for tasks, for the client of that generation."""
         settings = self._job.settings
         config = self._config(Placement(0, place.node_id, 0), place, None, 0)
         variables = {**environment.job_variables(config), **self._job.variables}
@@ -103,6 +103,7 @@ class Launcher:
         return script.prelude(
             paths.node_directory(self._job.job_id, place.node_name),
             variables,
+            generation=generation,
             defaults={} if cpus is None else {"OMP_NUM_THREADS": str(cpus)},
             nice=settings.nice,
             login_shell=settings.login_shell,
@@ -116,6 +117,8 @@ class Launcher:
             TaskConfigError: What the factory returned cannot be launched.
             Exception: Whatever the factory raised.
         """
+        if self._task_factory is None:
+            raise TaskConfigError(f"task {placement.proc_id} waits, but there is no task_factory")
         config = self._config(placement, place, params, attempt)
         task = _as_task(self._task_factory(config), config)
         settings = self._job.settings
@@ -130,7 +133,8 @@ class Launcher:
             env=self._task_variables(config, place) | dict(task.env),
             script=script.task_script(task.cmds, setup=settings.setup),
         )
-        script.launch_script([launch])  # what cannot be quoted is refused here, not when it is sent
+        # What cannot be quoted is refused here, not when it is sent.
+        script.launch_script([launch], generation=0, until=0)
         self._own_files(launch)
         return launch
 

@@ -7,7 +7,7 @@ be queued once more on request. No operation costs more because there are more t
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -67,22 +67,65 @@ class Placement:
     gpu_ids: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class Entry:
+    """All that a ledger knows of one task.
+
+    Attributes:
+        status: Where it stands.
+        turn: Its place in the queue, while it waits: the lowest goes first.
+        gpu_ids: The GPUs it holds, while it runs.
+        avoids: The nodes on which it failed and to which it is not to go again.
+        retried: How often it was retried since the user asked for it.
+    """
+
+    status: TaskStatus
+    turn: int = 0
+    gpu_ids: tuple[int, ...] = ()
+    avoids: frozenset[int] = frozenset()
+    retried: int = 0
+
+
+def new_entries(params: Sequence[Params]) -> list[Entry]:
+    """One PENDING task for each entry of ``params``."""
+    return [
+        Entry(TaskStatus(proc_id, params=entry), turn=proc_id)
+        for proc_id, entry in enumerate(params)
+    ]
+
+
 class Ledger:
     """Every task of a job, which of them wait, and which slots and GPUs are taken."""
 
-    def __init__(self, params: Sequence[Params]) -> None:
-        """Begin with one PENDING task for each entry of ``params``."""
-        self._tasks = [TaskStatus(proc_id, params=entry) for proc_id, entry in enumerate(params)]
-        self._queue = _Queue(range(len(params)))
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        """Begin with tasks as they stand.
+
+        Args:
+            entries: One for each task, by ``proc_id``.
+        """
+        self._tasks = [entry.status for entry in entries]
+        self._avoids = {e.status.proc_id: e.avoids for e in entries if e.avoids}
+        self._retried = {e.status.proc_id: e.retried for e in entries if e.retried}
+        self._queue = _Queue(
+            (entry.turn, entry.status.proc_id, entry.avoids)
+            for entry in entries
+            if entry.status.state is TaskState.PENDING
+        )
         self._places: dict[int, Placement] = {}
         self._taken: dict[int, dict[int, int]] = {}
         self._held: dict[int, dict[int, int]] = {}
-        self._avoids: dict[int, frozenset[int]] = {}
-        self._retried: dict[int, int] = {}
-        self._counts = dict.fromkeys(TaskState, 0)
-        self._counts[TaskState.PENDING] = len(params)
+        self._counts = Counter(entry.status.state for entry in entries)
         # One number of its own: other threads ask for is_final in the middle of a change.
-        self._unfinished = len(params)
+        self._unfinished = sum(not entry.status.state.is_final for entry in entries)
+        self._changed: dict[int, None] = {}
+        self._progressed: dict[int, None] = {}
+        for entry in entries:
+            task = entry.status
+            if task.state is TaskState.RUNNING:
+                if task.node_id is None or task.local_id is None:
+                    raise LifecycleError(f"task {task.proc_id} runs, but nobody knows where")
+                place = Placement(task.proc_id, task.node_id, task.local_id, entry.gpu_ids)
+                self._take(place, task.node_name or "")
 
     @property
     def tasks(self) -> tuple[TaskStatus, ...]:
@@ -103,6 +146,24 @@ class Ledger:
     def count(self, state: TaskState) -> int:
         """Number of tasks in a state."""
         return self._counts[state]
+
+    def entry(self, proc_id: int) -> Entry:
+        """All that is known of a task."""
+        task, place = self._tasks[proc_id], self._places.get(proc_id)
+        avoids = self.avoids(proc_id)
+        turn = self._queue.turn(proc_id, avoids) if task.state is TaskState.PENDING else 0
+        gpu_ids = () if place is None else place.gpu_ids
+        return Entry(task, turn, gpu_ids, avoids, self.retried(proc_id))
+
+    def take_changed(self) -> list[int]:
+        """The tasks that changed, by more than their progress, since the last call."""
+        changed, self._changed = self._changed, {}
+        return list(changed)
+
+    def take_progressed(self) -> list[int]:
+        """The running tasks that told a progress since the last call."""
+        progressed, self._progressed = self._progressed, {}
+        return [i for i in progressed if self._tasks[i].state is TaskState.RUNNING]
 
     def waiting(self, most: int) -> tuple[int, ...]:
         """The first tasks in the queue, at most ``most``."""
@@ -138,6 +199,23 @@ class Ledger:
         Raises:
             LifecycleError: The task does not wait, or the slot or a GPU is taken.
         """
+        proc_id = placement.proc_id
+        state = self._state_after(self._tasks[proc_id], TaskEvent.PLACED)
+        self._take(placement, node_name)
+        self._queue.remove(proc_id, self.avoids(proc_id))
+        self._replace(
+            replace(
+                self._tasks[proc_id],
+                state=state,
+                node_name=node_name,
+                node_id=placement.node_id,
+                local_id=placement.local_id,
+                output_file=output_file,
+                reason="",
+            )
+        )
+
+    def _take(self, placement: Placement, node_name: str) -> None:
         slots = self._taken.setdefault(placement.node_id, {})
         if placement.local_id in slots:
             raise LifecycleError(f"slot {placement.local_id} of {node_name} is taken")
@@ -145,19 +223,9 @@ class Ledger:
         for gpu in placement.gpu_ids:
             if gpu in gpus:
                 raise LifecycleError(f"GPU {gpu} of {node_name} is taken")
-        proc_id = placement.proc_id
-        self._apply(
-            proc_id,
-            TaskEvent.PLACED,
-            node_name=node_name,
-            node_id=placement.node_id,
-            local_id=placement.local_id,
-            output_file=output_file,
-        )
-        self._queue.remove(proc_id, self.avoids(proc_id))
-        self._places[proc_id] = placement
-        slots[placement.local_id] = proc_id
-        gpus.update(dict.fromkeys(placement.gpu_ids, proc_id))
+        self._places[placement.proc_id] = placement
+        slots[placement.local_id] = placement.proc_id
+        gpus.update(dict.fromkeys(placement.gpu_ids, placement.proc_id))
 
     def start(self, proc_id: int, time: float) -> None:
         """Note that a task's process runs since ``time`` (Unix seconds)."""
@@ -165,7 +233,10 @@ class Ledger:
 
     def progress(self, proc_id: int, progress: Progress) -> None:
         """Note how far a task is."""
-        self._apply(proc_id, TaskEvent.PROGRESSED, progress=progress)
+        task = self._tasks[proc_id]
+        self._state_after(task, TaskEvent.PROGRESSED)
+        self._tasks[proc_id] = replace(task, progress=progress)
+        self._progressed[proc_id] = None
 
     def succeed(self, proc_id: int, time: float, reason: str = "") -> None:
         """End a task whose exit code was 0."""
@@ -208,7 +279,10 @@ class Ledger:
         else:
             self._avoids.pop(proc_id, None)
         self._queue.append(proc_id, self.avoids(proc_id))
-        self._replace(TaskStatus(proc_id, state, attempt=task.attempt + 1, params=task.params))
+        why = _describe_attempt(task) + (", run again" if avoid is None else "")
+        self._replace(
+            TaskStatus(proc_id, state, attempt=task.attempt + 1, reason=why, params=task.params)
+        )
 
     def give_back(self, proc_id: int) -> None:
         """Queue a task again that was placed but certainly never sent: the same attempt."""
@@ -244,11 +318,18 @@ class Ledger:
         return state
 
     def _replace(self, task: TaskStatus) -> None:
+        self._changed[task.proc_id] = None
         before = self._tasks[task.proc_id].state
         self._tasks[task.proc_id] = task
         self._counts[before] -= 1
         self._counts[task.state] += 1
         self._unfinished += before.is_final - task.state.is_final
+
+
+def _describe_attempt(task: TaskStatus) -> str:
+    place = f" on {task.node_name}" if task.node_name is not None else ""
+    code = f" (exit code {task.exit_code})" if task.exit_code else ""
+    return f"attempt {task.attempt} {task.state}{place}{code}"
 
 
 class _Queue:
@@ -258,11 +339,14 @@ class _Queue:
     many there are (a plain dict steps over all that was deleted before its first).
     """
 
-    def __init__(self, proc_ids: Sequence[int]) -> None:
-        self._turns = count(len(proc_ids))
+    def __init__(self, waiting: Iterable[tuple[int, int, frozenset[int]]]) -> None:
+        """Begin with tasks, each as its turn, its number and the nodes it avoids."""
         self.lines: dict[frozenset[int], OrderedDict[int, int]] = {}
-        if proc_ids:
-            self.lines[frozenset()] = OrderedDict(zip(proc_ids, count()))
+        last = -1
+        for turn, proc_id, avoid in sorted(waiting, key=lambda one: one[:2]):
+            self.lines.setdefault(avoid, OrderedDict())[proc_id] = turn
+            last = turn
+        self._turns = count(last + 1)
 
     def append(self, proc_id: int, avoid: frozenset[int]) -> None:
         self.lines.setdefault(avoid, OrderedDict())[proc_id] = next(self._turns)
@@ -272,6 +356,9 @@ class _Queue:
         del line[proc_id]
         if not line:
             del self.lines[avoid]
+
+    def turn(self, proc_id: int, avoid: frozenset[int]) -> int:
+        return self.lines[avoid][proc_id]
 
     def in_order(self) -> Iterable[int]:
         entries = merge(*(line.items() for line in self.lines.values()), key=lambda one: one[1])

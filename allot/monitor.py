@@ -12,20 +12,24 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from allot.driver import Mail, Turn
 from allot.errors import AllotError, ConnectionFailedError
 from allot.foreman import Foreman
-from allot.lifecycle import Placement
+from allot.lease import SupersededError
+from allot.memory import needs_disk
 from allot.model import NodeStatus, TaskState, TaskStatus
+from allot.orders import Order, OrderBook
 from allot.output import Reader
-from allot.script import Launch
+from allot.records import Changes, JobState
 from allot.seats import Seat
+from allot.store import Store
+from allot.turns import Mail, Turn
+from allot.watched import Watched
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -35,24 +39,22 @@ _ORDER_S = 30.0
 _MOST_BROKEN_AT_ONCE = 64
 _BROKEN_S = 0.1
 _SPARE_RETRY_S = 30.0
+_ORDERS_S = 0.5
+_KEEP_ALL_S = 2.0
+_NOTHING = Changes()
 
 Recruit: TypeAlias = Callable[[int], Seat | None]
 _Item: TypeAlias = Callable[[], None]
 
 
-class Monitor:
-    """Watches and feeds the nodes of one job until it is stopped.
-
-    Attributes:
-        changed: Notified whenever something may have changed.
-        error: What ended the monitor before its time, or None.
-        final_at: When the last task ended (monotonic clock), None while one waits or runs.
-    """
+class Monitor(Watched):
+    """Drives the nodes of one job until it is stopped, or another client succeeds this one."""
 
     def __init__(
         self,
         foreman: Foreman,
         pool: Executor,
+        store: Store,
         *,
         recruit: Recruit,
         hang_up: Callable[[], None],
@@ -62,77 +64,79 @@ class Monitor:
         Args:
             foreman: Its tasks and nodes.
             pool: Where turns are taken.
+            store: Where its state is kept; the monitor closes it.
             recruit: Finds a spare and makes it the node of that number; run in the pool.
             hang_up: Closes all connections.
         """
-        self.changed = threading.Condition()
-        self.error: BaseException | None = None
-        self.final_at: float | None = None
+        super().__init__()
         self._foreman = foreman
         self._pool = pool
+        self._store = store
+        self._orders = OrderBook(store.state_file)
         self._recruit = recruit
         self._hang_up = hang_up
+        self._give_way: Callable[[], None] = lambda: None
         self._recruiting = False
         self._recruit_at = 0.0
+        self._orders_at = 0.0
+        self._keep_all_at = 0.0
+        self._is_final = False
+        self._unkept: OSError | None = None
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="allot-monitor", daemon=True)
 
-    def start(self, wave: Sequence[tuple[Placement, Launch]]) -> None:
-        """Send out the first wave and begin to watch."""
-        for placement, launch in wave:
-            self._foreman.send(placement, launch)
+    def start(self, give_way: Callable[[], None]) -> None:
+        """Begin to send and to watch.
+
+        Args:
+            give_way: Called by the monitor's thread, as its last act, where another client
+                succeeds this one.
+        """
+        self._give_way = give_way
         self._thread.start()
 
     # What others read: snapshots.
 
     @property
     def tasks(self) -> tuple[TaskStatus, ...]:
-        """Every task as it stands."""
+        """See :class:`Watched`."""
         return self._foreman.ledger.tasks
 
     @property
     def nodes(self) -> tuple[NodeStatus, ...]:
-        """Every node used as it stands, by ``node_id``."""
+        """See :class:`Watched`."""
         return tuple(seat.status for seat in list(self._foreman.seats.values()))
 
     @property
-    def is_final(self) -> bool:
-        """True when no task waits or runs."""
-        return self.final_at is not None
-
-    @property
     def ended(self) -> Sequence[TaskStatus]:
-        """The tasks that ended so far, in that order; it only grows."""
+        """See :class:`Watched`."""
         return self._foreman.ended
 
+    @property
+    def is_final(self) -> bool:
+        """See :class:`Watched`; what says so is on disk."""
+        return self._is_final
+
+    @property
+    def is_stuck(self) -> bool:
+        """See :class:`Watched`."""
+        return self._foreman.is_stuck
+
     def count(self, state: TaskState) -> int:
-        """Number of tasks in a state."""
+        """See :class:`Watched`."""
         return self._foreman.ledger.count(state)
 
     @property
     def unheard(self) -> int:
-        """Tasks that may not have started: they were sent to a node that is out of reach."""
+        """See :class:`Watched`."""
         lost = {i for i, seat in list(self._foreman.seats.items()) if not seat.is_reachable}
         running = (task for task in self.tasks if task.state is TaskState.RUNNING)
         return sum(task.started_at is None and task.node_id in lost for task in running)
 
     def output_reader(self, node_id: int, file: Path) -> Reader:
-        """Reads the output of a task that runs on a node.
-
-        Raises:
-            ConnectionFailedError: The node is out of reach.
-        """
+        """See :class:`Watched`."""
         return self._foreman.seats[node_id].driver.output_reader(file)
-
-    def wait_for(self, condition: Callable[[], bool], timeout: float) -> bool:
-        """Block until a condition holds or the monitor has ended, ``timeout`` seconds at most."""
-        with self.changed:
-            return self.changed.wait_for(lambda: self.error is not None or condition(), timeout)
-
-    def wait_for_end(self, seen: int, timeout: float) -> None:
-        """Block until more than ``seen`` tasks have ended or all have, or ``timeout`` seconds."""
-        self.wait_for(lambda: len(self.ended) > seen or self.is_final, timeout)
 
     def wait_until_launched(self, timeout: float) -> None:
         """Block until the first wave was sent out, or ``timeout`` seconds."""
@@ -140,11 +144,11 @@ class Monitor:
         seats = [seat for seat in seats if seat.inbox or seat.under_way]
         self.wait_for(lambda: all(seat.turns or not seat.is_reachable for seat in seats), timeout)
 
-    def hold(self, timeout: float) -> None:
-        """Start nothing new, and block until what was placed is sent, or ``timeout`` seconds."""
+    def hold(self, _timeout: float) -> None:
+        """See :class:`Watched`."""
         self._foreman.hold()
         seats = list(self._foreman.seats.values())
-        self.wait_for(lambda: not any(seat.owes_mail for seat in seats), timeout)
+        self.wait_for(lambda: not any(seat.owes_mail for seat in seats), _timeout)
 
     def stop(self, timeout: float) -> None:
         """End the thread; turns under way are left to their workers."""
@@ -154,39 +158,63 @@ class Monitor:
             self._thread.join(timeout)
 
     def release(self) -> None:
-        """Let go of what was under way to the client; no turn may be under way any more."""
+        """See :class:`Watched`; no turn may be under way any more."""
         for seat in self._foreman.seats.values():
             seat.driver.release()
 
+    def hang_up(self) -> None:
+        """See :class:`Watched`."""
+        self._hang_up()
+
+    def clean_up(self, timeout: float) -> None:
+        """See :class:`Watched`; what could not be ended on a node yet keeps its directory."""
+        if not self._is_final or self.is_over:
+            return
+        seats = [seat for seat in self._foreman.seats.values() if not seat.orphans]
+        with contextlib.suppress(RuntimeError):  # the interpreter is on its way out
+            work = [self._pool.submit(seat.driver.clean_up, timeout) for seat in seats]
+            futures.wait(work, timeout)
+
     # What users order.
 
-    def cancel(self, proc_ids: Iterable[int] | None, grace: float, reason: str) -> None:
-        """Order tasks to be cancelled (None: all); what has ended is left as it is."""
-        self._order(lambda: self._foreman.cancel(proc_ids, grace, reason))
+    def carry_out(self, order: Order) -> int:
+        """See :class:`Watched`; it is on disk when this returns."""
+        return self.ask(lambda: self._obey(order))
 
-    def rerun(self, proc_ids: Iterable[int] | None) -> int:
-        """Queue tasks once more (None: all that ended other than COMPLETED); how many."""
-        return self._order(lambda: self._foreman.requeue(proc_ids))
+    def _obey(self, order: Order) -> int:
+        foreman, count = self._foreman, 0
+        if order.kind == "cancel":
+            foreman.cancel(order.proc_ids, order.grace, "cancelled by the user")
+        elif order.kind == "rerun":
+            count = foreman.requeue(order.proc_ids)
+        elif order.kind == "drain":
+            foreman.seat(order.node).drain("drained by the user")
+        elif order.kind == "resume":
+            foreman.seat(order.node).resume()
+        else:
+            foreman.give_up(foreman.seat(order.node))
+        self._keep()
+        if self._unkept is not None:
+            raise AllotError(f"the order is followed, but cannot be recorded: {self._unkept}")
+        return count
 
-    def drain(self, node_name: str) -> None:
-        """Give a node nothing new."""
-        self._order(lambda: self._foreman.seat(node_name).drain("drained by the user"))
+    def save(self) -> JobState:
+        """See :class:`Watched`."""
+        return self.ask(self._save)
 
-    def resume(self, node_name: str) -> None:
-        """Use a node again."""
-        self._order(lambda: self._foreman.seat(node_name).resume())
+    def _save(self) -> JobState:
+        self._keep(all_of=True)
+        if self._unkept is not None:
+            raise AllotError(f"the state of the job cannot be written: {self._unkept}")
+        return self._foreman.state
 
-    def down(self, node_name: str) -> None:
-        """Give a node up at the user's word: its tasks are NODE_FAIL."""
-        self._order(lambda: self._foreman.give_up(self._foreman.seat(node_name)))
-
-    def _order(self, order: Callable[[], _T]) -> _T:
+    def ask(self, order: Callable[[], _T]) -> _T:
         """Have something done by the monitor's thread.
 
         Raises:
             AllotError: Nobody watches the job any more.
         """
-        if self.error is not None or self._closing.is_set():
+        if self.is_over or self.error is not None or self._closing.is_set():
             raise AllotError("the job is not watched any more: nothing can be ordered")
         if threading.current_thread() is self._thread:
             return order()  # from the user's factory
@@ -213,24 +241,84 @@ class Monitor:
     # What the thread does.
 
     def _run(self) -> None:
+        is_superseded = False
         try:
             while not self._closing.is_set():
                 self._dispatch()
                 self._collect(self._seconds_to_next_turn())
-                self._foreman.fill_slots()
-                self._replace_lost_nodes()
+                self._take_orders()
+                self._foreman.give_up_silent()
+                if self._unkept is None:
+                    self._foreman.fill_slots()
+                    self._replace_lost_nodes()
+                self._keep()
                 self._publish()
+            self._keep(all_of=True)
+        except SupersededError as error:
+            _log.warning("%s: this client only watches now", error)
+            is_superseded = True
+            self._hang_up()
         except BaseException as error:
             _log.exception("the monitor stopped")
             self.error = error
+        finally:
+            self._closing.set()
+            self._store.close()
+            if is_superseded:
+                self._give_way()
+                self.is_over = True
             self._publish()
+
+    def _keep(self, *, all_of: bool = False) -> None:
+        """Write down what changed; a placement must be on disk before it is sent."""
+        now = time.monotonic()
+        is_final = self._foreman.ledger.is_final
+        all_of |= now >= self._keep_all_at or (is_final and not self._is_final)
+        if all_of:
+            self._keep_all_at = now + _KEEP_ALL_S
+        changes = self._foreman.take_changes(all_of=all_of)
+        is_durable = needs_disk(changes) or is_final
+        try:
+            if self._unkept is not None or changes != _NOTHING:
+                is_durable |= self._unkept is not None
+                self._store.commit(changes, lambda: self._foreman.state, durable=is_durable)
+        except OSError as error:
+            if self._unkept is None:
+                _log.error(
+                    "the state of the job cannot be written, nothing new starts until it can, "
+                    "what runs goes on: %s",
+                    error,
+                )
+            self._unkept = error
+            self._foreman.withdraw()
+            return
+        if self._unkept is not None:
+            _log.error("the state of the job can be written again")
+            self._unkept = None
+
+    def _take_orders(self) -> None:
+        now = time.monotonic()
+        if now < self._orders_at:
+            return
+        self._orders_at = now + _ORDERS_S
+        try:
+            self._follow_orders()
+        except OSError as error:
+            _log.warning("orders of other clients cannot be looked for: %s", error)
+
+    def _follow_orders(self) -> None:
+        for key, order in self._orders.take():
+            try:
+                answer: int | AllotError = self._obey(order)
+            except SupersededError:
+                raise
+            except AllotError as error:
+                answer = error
+            self._orders.answer(key, answer)
 
     def _publish(self) -> None:
         with self.changed:
-            if not self._foreman.ledger.is_final:
-                self.final_at = None
-            elif self.final_at is None:
-                self.final_at = time.monotonic()
+            self._is_final = self._foreman.ledger.is_final and self._unkept is None
             self.changed.notify_all()
 
     def _dispatch(self) -> None:

@@ -127,7 +127,7 @@ class Node:
             return ConnectionFailedError(self.name, _GIVEN_UP)
         return translate(self.name, exc)
 
-    def request(self, script: str, *, timeout: float = 30.0) -> bytes:
+    def request(self, script: str, *, timeout: float = 20.0) -> bytes:
         """Run a piece of Bash in the Bash that is kept open.
 
         What the piece sets (variables, traps, ``cd``) stays for the next one; its stdin is

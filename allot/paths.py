@@ -35,6 +35,55 @@ def state_directory(output_dir: Path) -> Path:
     return output_dir / ".allot"
 
 
+def state_file(output_dir: Path, job_name: str) -> Path:
+    """What is remembered of a job."""
+    return state_directory(output_dir) / f"{job_name}.json"
+
+
+def journal_file(state_file: Path, generation: int, serial: int) -> Path:
+    """What changed since a snapshot: that of a client, and its number among that client's."""
+    return state_file.with_name(f"{state_file.stem}.{generation}-{serial}.journal")
+
+
+def journal_numbers(state_file: Path, file_name: str) -> tuple[int, int] | None:
+    """Generation and serial of a journal of that job; None for any other name."""
+    found = re.fullmatch(
+        rf"{re.escape(state_file.stem)}\.(\d{{1,9}})-(\d{{1,9}})\.journal", file_name
+    )
+    return None if found is None else (int(found[1]), int(found[2]))
+
+
+def lease_file(state_file: Path, generation: int) -> Path:
+    """What the client of a generation says of itself while it drives the job."""
+    return state_file.with_name(f"{state_file.stem}.{generation}.lease")
+
+
+def generation_of(state_file: Path, file_name: str) -> int | None:
+    """The generation of a lease file of that job; None for any other name."""
+    found = re.fullmatch(rf"{re.escape(state_file.stem)}\.(\d{{1,9}})\.lease", file_name)
+    return None if found is None else int(found[1])
+
+
+def order_file(state_file: Path, key: str) -> Path:
+    """An order that another client gives to the one that drives the job."""
+    return state_file.with_name(f"{state_file.stem}.{key}.order")
+
+
+def answer_file(state_file: Path, key: str) -> Path:
+    """What came of an order."""
+    return state_file.with_name(f"{state_file.stem}.{key}.answer")
+
+
+def temporary_file(file: Path, key: str) -> Path:
+    """Where a file is written before it is renamed."""
+    return file.with_name(f"{file.name}.{key}.tmp")
+
+
+def archive(output_dir: Path, job_id: str) -> Path:
+    """Where a job that is over goes when another one takes its name."""
+    return state_directory(output_dir) / job_id
+
+
 def nonce_file(output_dir: Path, job_id: str) -> Path:
     """A file of random content, by which a node that shares ``output_dir`` is known."""
     return state_directory(output_dir) / f"nonce-{job_id}"

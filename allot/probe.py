@@ -138,6 +138,7 @@ class NodeFacts:
         gpus: Its GPUs, by index.
         gpu_vendor: Whose GPUs they are; None where that was not found out.
         sftp: Whether files can be read over SFTP; None where that was not tried.
+        kills_at_logout: Whether systemd ends the user's processes there at logout.
     """
 
     health: NodeHealth
@@ -149,6 +150,7 @@ class NodeFacts:
     gpus: tuple[Gpu, ...] = ()
     gpu_vendor: Vendor | None = None
     sftp: bool | None = None
+    kills_at_logout: bool = False
 
 
 class Shell(Protocol):
@@ -226,7 +228,7 @@ def look_again(
 
     Args:
         shell: The connected node.
-        before: What was found first; where the output directory lies is taken from it.
+        before: What was found first; what does not change is taken from it.
         probe: See :func:`probe_node`.
         job_id: See :func:`probe_node`.
         declared_gpus: See :func:`probe_node`.
@@ -236,7 +238,9 @@ def look_again(
     """
     question = _question(probe, job_id, running=True, declared_gpus=declared_gpus)
     _, facts = _look(shell, question, probe, declared_gpus)
-    return replace(facts, sharing=before.sharing)
+    return replace(
+        facts, sharing=before.sharing, sftp=before.sftp, kills_at_logout=before.kills_at_logout
+    )
 
 
 def _question(probe: NodeProbe, job_id: str, *, running: bool, declared_gpus: int | None) -> str:
@@ -255,6 +259,7 @@ def _look(
     """Ask; the facts do not say yet where the output directory lies."""
     values = answers.parse_reply(shell.request(question, timeout=probe.timeout))
     now = time.time()
+    ends = values.get("logout", ())
     gpus, vendor = answers.gpus_of(
         values,
         declared=declared_gpus,
@@ -271,6 +276,7 @@ def _look(
             idle=answers.idle_of(values),
             gpus=gpus,
             gpu_vendor=vendor,
+            kills_at_logout="kills" in ends and "spares" not in ends,
         )
     except (KeyError, ValueError) as error:
         raise ConnectionFailedError(

@@ -246,10 +246,28 @@ __allot_terminals() {
     [[ $user == "$EUID" || $user == 0 && $name == /dev/tty* ]] || printf 'typed=%s\n' "$time"
   done <<< "$(stat -c '%u %X %n' -- /dev/pts/[0-9]* /dev/tty[0-9]* 2> /dev/null)"
 }
+__allot_logout() {
+  local line user
+  while read -r line; do
+    case $line in
+      KillUserProcesses=yes) printf 'logout=kills\n' ;;
+      KillExcludeUsers=*)
+        for user in ${line#*=}; do
+          [[ $user != "$(id -un)" ]] || printf 'logout=spares\n'
+        done
+        ;;
+    esac
+  done < <(
+    exec 2> /dev/null 3>&- 10<&-
+    ! command -v loginctl > /dev/null ||
+      timeout -k 1 2 loginctl show-session -p KillUserProcesses -p KillExcludeUsers
+  )
+}
 __allot_probe() {
   local job=$1 running=$2 declared=$3 terminals=$4 key value nvidia= gpus=()
   local -A own=() job_of=() gpus_of=()
   printf 'bash=%s\n' "$BASH_VERSION"
+  [[ -n $running ]] || __allot_logout
   __allot_say boot_id /proc/sys/kernel/random/boot_id
   __allot_say load /proc/loadavg
   printf 'cpus=%s\n' "$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)"
@@ -317,7 +335,8 @@ def alive_script(processes: Iterable[tuple[int, int]]) -> str:
         processes: Pairs of a pid and its start ticks (field 22 of ``/proc/<pid>/stat``).
 
     Returns:
-        Bash that prints the boot id and then each pid that lives, a line each.
+        Bash that prints the boot id, the node's clock, and ``full`` or ``room`` for the file
+        system of the job's directory; then each pid that lives; a line each.
     """
     pairs = " ".join(f"{pid} {ticks}" for pid, ticks in processes)
     return f"{_ALIVE}__allot_alive {pairs}\n"
@@ -329,6 +348,9 @@ __allot_alive() {
   local stat
   read -r stat < /proc/sys/kernel/random/boot_id
   echo "$stat"
+  printf '%s\n' "${EPOCHREALTIME:-$(printf '%(%s)T' -1)}"
+  stat=$(stat -f -c %a -- "${__allot_dir:-$HOME}" 2> /dev/null)
+  if [[ $stat == 0 ]]; then echo full; else echo room; fi
   while (($#)); do
     { read -r stat < "/proc/$1/stat"; } 2> /dev/null && {
       stat=(${stat##*) })

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pwd
+import resource
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
@@ -19,6 +20,10 @@ from allot.probe import NodeFacts, NodeProbe, SharingTest, probe_node
 from allot.sshconfig import resolve
 
 _log = logging.getLogger(__name__)
+
+# A socket a node, two pipes where a ProxyCommand leads to it; and what else a program opens.
+_FILES_A_NODE = 3
+_OTHER_FILES = 32
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,24 @@ def config_path(path: str | Path | None) -> Path | None:
     if asked == its_own or (path is None and not own.exists()):
         return None
     return asked
+
+
+def make_room_for(connections: int) -> None:
+    """Have this process's limit of open files suffice for so many connections.
+
+    Raises:
+        ConfigError: It cannot be raised so far.
+    """
+    need = len(os.listdir("/proc/self/fd")) + _FILES_A_NODE * connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= need:
+        return
+    if hard != resource.RLIM_INFINITY and hard < need:
+        raise ConfigError(
+            f"{connections} nodes need up to {need} open files, the limit of this process is "
+            f"{hard}: raise it (ulimit -n {need}), or name fewer nodes"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
 
 
 class Roster:

@@ -119,9 +119,20 @@ class Launch:
     script: str
 
 
-def launch_script(launches: Iterable[Launch]) -> str:
-    """Start tasks; needs :func:`prelude` before it in the same Bash."""
-    return "\n".join(_launch_line(launch) for launch in launches)
+def launch_script(launches: Iterable[Launch], *, generation: int, until: int) -> str:
+    """Start tasks; needs :func:`prelude` before it in the same Bash.
+
+    Args:
+        launches: The tasks.
+        generation: The client's number in the row of those that drove the job.
+        until: When it is too late to start them, in hundredths of a second of the node's uptime.
+
+    Returns:
+        Bash that prints nothing, or ``refused superseded <generation>``, or ``refused late``;
+        nothing was started then.
+    """
+    lines = "\n".join(_launch_line(launch) for launch in launches)
+    return f"if __allot_may {generation} {until}; then\n{lines}\nfi"
 
 
 def _launch_line(launch: Launch) -> str:
@@ -147,26 +158,38 @@ class CancelOrder:
     grace: float
 
 
-def cancel_script(orders: Iterable[CancelOrder]) -> str:
+def cancel_script(orders: Iterable[CancelOrder], *, generation: int) -> str:
     """Give orders to end tasks, without waiting for it; needs :func:`prelude` before it.
 
     An attempt that nobody has started never will be. One that runs is sent TERM, all that is
     left after the grace KILL. For one that is over nothing happens. An order may be given again,
     and only a shorter grace changes anything then.
 
+    Args:
+        orders: The orders.
+        generation: The client's number in the row of those that drove the job.
+
     Returns:
-        Bash that prints ``failed <proc_id> <attempt>`` where an order could not be written down.
+        Bash that prints ``failed <proc_id> <attempt>`` where an order could not be written down,
+        or only ``refused superseded <generation>``.
     """
-    return "\n".join(
+    lines = "\n".join(
         f"__allot_cancel {order.proc_id} {order.attempt} {_hundredths(order.grace)}"
         for order in orders
     )
+    return f"if __allot_may {generation}; then\n{lines}\nfi"
+
+
+def clean_up_script(generation: int) -> str:
+    """Remove a node's job directory, unless a later client has it; needs :func:`prelude`."""
+    return f"! __allot_may {generation} > /dev/null || __allot_clean_up"
 
 
 def prelude(
     directory: str,
     variables: Mapping[str, str],
     *,
+    generation: int,
     defaults: Mapping[str, str] = MappingProxyType({}),
     nice: int = 0,
     login_shell: bool = False,
@@ -178,13 +201,17 @@ def prelude(
         directory: The node's job directory, relative to the login directory; that above it is
             named after the job.
         variables: What every task of the node has in its environment.
+        generation: The client's number in the row of those that drove the job; the node refuses
+            whatever comes from an earlier one from now on.
         defaults: The same, where the node's own environment does not have it.
         nice: What is added to the niceness of every task.
         login_shell: Whether a task's Bash reads the user's profile first.
         time_limit: Seconds that a task may take, None for any.
 
     Returns:
-        Bash that prints ``ready <absolute directory>``, or ``failed`` and the same.
+        Bash that prints ``ready <old|new> <uptime in hundredths> <absolute directory>``, ``new``
+        where the directory was not there before; or ``failed <absolute directory>``; or
+        ``superseded <generation>``.
     """
     preset = "".join(
         f"[[ -v {name} ]] || {exports({name: value})}\n" for name, value in defaults.items()
@@ -196,7 +223,7 @@ def prelude(
         f"__allot_job={quote(PurePosixPath(directory).parent.name)} __allot_limit={limit} "
         f"__allot_limit_grace={_hundredths(LIMIT_GRACE_S)} "
         f'__allot_bash=({niced}"$BASH"{" -l" if login_shell else ""})'
-        f"{_FUNCTIONS}{FUNCTIONS}__allot_prepare {quote(directory)}"
+        f"{_FUNCTIONS}{FUNCTIONS}__allot_prepare {quote(directory)} {generation}"
     )
 
 
@@ -242,11 +269,38 @@ _FUNCTIONS = r"""
 __allot_prepare() {
   __allot_dir=$HOME/$1
   { read -r __allot_boot < /proc/sys/kernel/random/boot_id; } 2>/dev/null
-  if (umask 077 && mkdir -p -- "$__allot_dir" && : >> "$__allot_dir/events") 2>/dev/null
-  then printf 'ready %s\n' "$__allot_dir"
+  local age=old now
+  [[ -e $__allot_dir/events ]] || age=new
+  if (umask 077 && mkdir -p -- "$__allot_dir/generation" && : >> "$__allot_dir/events" &&
+    : >| "$__allot_dir/generation/$2") 2>/dev/null
+  then
+    __allot_now
+    if __allot_may "$2" > /dev/null
+    then printf 'ready %s %s %s\n' "$age" "$now" "$__allot_dir"
+    else printf 'superseded %s\n' "$__allot_newest"
+    fi
   else printf 'failed %s\n' "$__allot_dir"
   fi
 }
+__allot_may() {
+  local file now
+  __allot_newest=0
+  for file in "$__allot_dir"/generation/*; do
+    file=${file##*/}
+    [[ $file != +([0-9]) ]] || ((10#$file <= __allot_newest)) || __allot_newest=$((10#$file))
+  done
+  if ((__allot_newest > $1)); then
+    printf 'refused superseded %s\n' "$__allot_newest"
+    return 1
+  fi
+  [[ -n ${2-} ]] || return 0
+  __allot_now
+  ((now <= $2)) || { echo refused late; return 1; }
+}
+__allot_clean_up() {
+  rm -rf -- "$__allot_dir"
+  rmdir -- "${__allot_dir%/*}"
+} 2> /dev/null
 __allot_launch() {
   set -m
   ( trap - PIPE; exec </dev/null >/dev/null 2>&1 10<&-; __allot_record "$@" ) &
@@ -274,8 +328,16 @@ __allot_take() {
   [[ $options == *C* ]] || set +C
   return $status
 }
+__allot_tell_again() {
+  local pid= ticks= boot
+  read -r pid ticks boot < "$claim" || return
+  if [[ $pid == cancelled ]]
+  then __allot_note C "$p" "$a"
+  else __allot_note S "$p" "$a" "$pid" "$ticks"
+  fi
+}
 __allot_claim() {
-  [[ ! -e $claim ]] || return
+  [[ ! -e $claim ]] || { __allot_tell_again; return 1; }
   local stat
   __allot_stat "$me"
   ticks=${stat[19]}
@@ -291,6 +353,11 @@ __allot_open() {
   [[ -d $folder/ ]] || mkdir -p -- "$folder/"
   [[ $a == 0 || ! -f $file ]] || mv -fT -- "$file" "$file.$((a - 1))" || return
   : >| "$file"
+}
+__allot_look_for_room() {
+  local test=${out%/*}/.allot-$__allot_job-$p.$a
+  printf '%65536s' '' > "$test" || __allot_note W "$p" "$a" full
+  rm -f -- "$test"
 }
 __allot_record() {
   local p=$1 a=$2 l=$3 out=$4 err=$5 cwd=$6 own=$7 script=$8 code full=0
@@ -332,6 +399,7 @@ __allot_record() {
   [[ $told != [0-9]* || $told == 127 ]] || code=$told
   [[ -z $timer ]] || ! __allot_is_child "$timer" || kill -KILL -- "-$timer"
   [[ ! -s $out && ! ( -n $err && -s $err ) ]] || full=1
+  [[ $code == 0 || $cause != end ]] || __allot_look_for_room
   __allot_last E "$p" "$a" "$code" "$full" "$cause"
 }
 """

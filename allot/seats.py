@@ -10,13 +10,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from allot.driver import Mail, NodeDriver, Turn
+from allot.driver import NodeDriver
 from allot.errors import NodeError
+from allot.events import BEGINNING, Cursor
 from allot.launcher import Place
-from allot.model import NodeState, NodeStatus
+from allot.model import NodeSpec, NodeState, NodeStatus
 from allot.probe import NodeFacts, NodeProbe
+from allot.records import NodeRecord
 from allot.scheduler import Demand, NodeSlots, slots_now
 from allot.script import CancelOrder, Launch
+from allot.turns import Mail, Turn
 
 _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 30.0
@@ -37,6 +40,7 @@ class Seat:
 
     Attributes:
         driver: What drives it.
+        spec: Its line of the host file.
         place: What its tasks see of it.
         terms: On what terms it is used.
         facts: What the last probe found.
@@ -44,6 +48,8 @@ class Seat:
         inbox: Tasks that are to be launched there.
         cancels: Tasks that are to be cancelled there.
         forgets: Tasks (and attempts) there that were given up.
+        orphans: Those of them that are still to be ended there.
+        cursor: How far its event file need not be read again.
         due: When its next turn is worth while (monotonic clock); None: not before there is mail.
         under_way: Whether a worker takes it through a turn.
         sends: Whether that turn carries launches or orders.
@@ -53,6 +59,7 @@ class Seat:
     """
 
     driver: NodeDriver
+    spec: NodeSpec
     place: Place
     terms: Terms
     facts: NodeFacts
@@ -60,6 +67,8 @@ class Seat:
     inbox: list[Launch] = field(default_factory=list)
     cancels: list[CancelOrder] = field(default_factory=list)
     forgets: list[tuple[int, int]] = field(default_factory=list)
+    orphans: dict[tuple[int, int], None] = field(default_factory=dict)
+    cursor: Cursor = BEGINNING
     due: float | None = None
     under_way: bool = False
     sends: bool = False
@@ -73,12 +82,38 @@ class Seat:
     _answered: bool = True
     _drained: str = ""
     _busy: str = ""
+    _complaint: str = ""
     _unreachable: str = ""
+    _heard_at: float = field(default_factory=time.monotonic)
+    _told: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def is_reachable(self) -> bool:
         """False from a break on until a turn went through again."""
         return not self._unreachable
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds without contact, 0 while it can be reached."""
+        return 0.0 if self.is_reachable else time.monotonic() - self._heard_at
+
+    @property
+    def record(self) -> NodeRecord:
+        """What is remembered of it."""
+        place = self.place
+        return NodeRecord(
+            name=place.node_name,
+            node_id=place.node_id,
+            spec=self.spec,
+            slots=place.slots,
+            facts=self.facts,
+            state=self.status.state,
+            reason=self.status.reason,
+            drained=self._drained,
+            is_prepared=self.driver.was_prepared,
+            orphans=tuple(self.orphans),
+            cursor=self.cursor,
+        )
 
     @property
     def may_take_tasks(self) -> bool:
@@ -99,7 +134,14 @@ class Seat:
         self.under_way, self.due = True, None
         mail = Mail(self.inbox, self.cancels, self.forgets, self._wants_probe)
         self.inbox, self.cancels, self.forgets, self._wants_probe = [], [], [], False
+        self._told = list(self.orphans)
         return mail
+
+    def orphan(self, proc_id: int, attempt: int) -> None:
+        """Have an attempt that was given up ended, and hear of it no more."""
+        self.cancels.append(CancelOrder(proc_id, attempt, 0.0))
+        self.forgets.append((proc_id, attempt))
+        self.orphans[proc_id, attempt] = None
 
     @property
     def owes_mail(self) -> bool:
@@ -111,6 +153,7 @@ class Seat:
         self.under_way = self.sends = False
         self.turns += 1
         now = time.monotonic()
+        self.cursor = turn.cursor or self.cursor
         if turn.facts is not None:
             self.note_facts(turn.facts, running)
         if turn.error is not None:
@@ -120,6 +163,10 @@ class Seat:
             return
         self._broken_turns = 0
         self._unreachable = ""
+        self._complaint = turn.complaint
+        self._heard_at = now
+        for key in self._told:
+            self.orphans.pop(key, None)
         self.due = None if turn.pause is None else now + turn.pause
         self._update()
 
@@ -186,6 +233,21 @@ class Seat:
         gpus = tuple(sorted({*free, *held_gpus}))
         return NodeSlots(place.node_id, NodeState.READY, place.slots, limit, gpus)
 
+    def revive(self, record: NodeRecord, *, connect: bool) -> None:
+        """Begin with a node of which an earlier client told; it is asked before it is used.
+
+        Args:
+            record: What that told.
+            connect: Connect at once, not only when it is needed.
+        """
+        self._drained = record.drained
+        self._probed_at, self._answered = float("-inf"), False
+        self._wants_probe = connect
+        self.due = time.monotonic() if connect else None
+        for proc_id, attempt in record.orphans:
+            self.orphan(proc_id, attempt)
+        self._update()
+
     def note_placement(self, launch: Launch) -> None:
         """Put a task in the inbox; what the last probe found is not the whole truth any more."""
         self.inbox.append(launch)
@@ -200,7 +262,7 @@ class Seat:
         for state, reason in (
             (NodeState.UNREACHABLE, self._unreachable),
             (NodeState.DRAINED, self._drained),
-            (NodeState.BUSY, self._busy),
+            (NodeState.BUSY, self._complaint or self._busy),
             (NodeState.READY, ""),
         ):
             if reason or state is NodeState.READY:

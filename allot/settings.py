@@ -51,6 +51,7 @@ class Settings:
     env: Mapping[str, str] = field(default_factory=dict)
     export: tuple[str, ...] = ()
     wait_for_nodes: float = 0.0
+    node_timeout: float | None = None
     shared_fs: bool | None = None
     poll_interval: float = 1.0
     max_bars: int | None = None
@@ -84,6 +85,13 @@ class Settings:
         if not _is_number(self.wait_for_nodes) or self.wait_for_nodes < 0:
             raise ConfigError(
                 f"wait_for_nodes must be a number of seconds from 0, not {self.wait_for_nodes!r}"
+            )
+        if self.node_timeout is not None and (
+            not _is_number(self.node_timeout) or not self.node_timeout > 0
+        ):
+            raise ConfigError(
+                f"node_timeout must be a number of seconds above 0, or None, not "
+                f"{self.node_timeout!r}"
             )
         self._check_torch()
 

@@ -27,6 +27,11 @@ JOB_DIRECTORY = f".allot/{JOB_ID}/nd01"
 PATIENCE_S = 60.0
 
 
+def launch_script(*launches: Launch) -> str:
+    """What the first client sends to start tasks, early enough."""
+    return script.launch_script(launches, generation=1, until=1 << 50)
+
+
 class LocalChannel:
     """A process on this machine in the place of an SSH channel."""
 
@@ -105,8 +110,11 @@ class LocalNode:
         return self.shell.request(text, time.monotonic() + PATIENCE_S)
 
     def prepare(self, variables: Mapping[str, str] | None = None, **options: Any) -> None:
+        options = {"generation": 1, **options}
         reply = self.request(script.prelude(JOB_DIRECTORY, variables or {}, **options))
-        assert reply == os.fsencode(f"ready {self.directory}\n")
+        assert re.fullmatch(
+            rb"ready (old|new) \d+ " + re.escape(os.fsencode(self.directory)) + b"\n", reply
+        )
 
     @property
     def directory(self) -> Path:
@@ -127,7 +135,7 @@ class LocalNode:
         return replace(plain, **changes)
 
     def start(self, *launches: Launch) -> None:
-        assert self.request(script.launch_script(launches)) == b""
+        assert self.request(launch_script(*launches)) == b""
 
     def wait(self) -> None:
         """Until every recorder has ended; a Bash without job control waits for all of them."""

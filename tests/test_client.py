@@ -82,8 +82,9 @@ def test_ctrl_c_in_wait_detaches(five_nodes: SshdNodes, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
         assert "KeyboardInterrupt" in said
-        assert "2 tasks of job job go on" in said
-        assert "2 tasks of job job waited" in said
+        assert "2 tasks of job job go on, 2 wait" in said
+        assert f"to come back: Cluster.load('{tmp_path}/out', task_factory)" in said
+        assert f"to end them: Cluster.load('{tmp_path}/out').cancel()" in said
         (tmp_path / "go-on").touch()
         wait_until(lambda: first_two_are_done(tmp_path), 20, "the tasks did not go on")
 

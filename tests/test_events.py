@@ -15,8 +15,8 @@ from allot.events import (
     Ended,
     Event,
     Refused,
-    SetupFailed,
     Started,
+    Warned,
     parse_events,
 )
 
@@ -40,7 +40,9 @@ LINES = st.one_of(
     st.builds(
         "X {} {} {} {} .".format, NUMBERS, NUMBERS, st.sampled_from(["cwd", "events"]), TIMES
     ),
-    st.builds("W {} {} setup {} .".format, NUMBERS, NUMBERS, TIMES),
+    st.builds(
+        "W {} {} {} {} .".format, NUMBERS, NUMBERS, st.sampled_from(["setup", "full"]), TIMES
+    ),
     st.builds("C {} {} {} .".format, NUMBERS, NUMBERS, TIMES),
 ).map(str.encode)
 # Dense with what matters: whole lines, torn ones, rubbish and long lines, in any order.
@@ -79,7 +81,7 @@ def read_naively(data: bytes) -> list[Event]:
         (b"E 3 1 143 0 cancel 17 .", Ended(3, 1, 143, False, 17.0, Cause.CANCEL)),
         (b"E 3 1 6 0 timeout 17 .", Ended(3, 1, 6, False, 17.0, Cause.TIMEOUT)),
         (b"X 3 2 cwd 17 .", Refused(3, 2, "cwd", 17.0)),
-        (b"W 3 2 setup 17 .", SetupFailed(3, 2, 17.0)),
+        (b"W 3 2 setup 17 .", Warned(3, 2, "setup", 17.0)),
         (b"C 3 2 17 .", Cancelled(3, 2, 17.0)),
     ],
 )
@@ -110,7 +112,7 @@ def test_each_event_is_read(line: bytes, event: Event) -> None:
         b"E 3 1  1 end 17 .",
         b"E 3 1 0 1 END 17 .",
         b"E 3 1 0 1 lost 17 .",
-        b"W 3 1 other 17 .",
+        b"W 3 1 OTHER 17 .",
         b"C 3 17 .",
         b"C 3 1 0 17 .",
         b"X 3 2 CWD 17 .",

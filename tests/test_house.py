@@ -21,6 +21,7 @@ FLOORS = {
     0: ("errors", "model"),
     1: (
         *("hostfile", "markers", "reaper", "script", "questions", "answers", "paths", "events"),
+        *("codec", "reasons"),
         *(
             "lifecycle",
             "scheduler",
@@ -37,9 +38,14 @@ FLOORS = {
         *("watchdog", "sshconfig", "hostkeys", "sockets", "sshauth", "sftp"),
         *("faults", "gateway", "shell", "node", "sftpserver", "sshserver", "loopback"),
         *("screen", "progress", "tracking", "probe", "output", "fetch"),
+        *("records", "statefile", "lease", "store", "orders"),
     ),
-    3: ("roster", "harvest", "driver", "launcher", "seats", "foreman", "monitor", "muster"),
-    4: ("control", "cluster"),
+    3: (
+        *("roster", "harvest", "eventfile", "turns", "foothold", "driver", "launcher", "seats"),
+        *("memory", "foreman", "watched", "monitor", "watcher", "outfit", "muster", "revival"),
+        *("previous", "post"),
+    ),
+    4: ("control", "front", "cluster"),
     5: ("cli", "__init__", "__main__"),
 }
 ORDER = [name for floor in sorted(FLOORS) for name in FLOORS[floor]]

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 from allot.errors import LifecycleError
-from allot.lifecycle import TRANSITIONS, Ledger, Placement, TaskEvent
+from allot.lifecycle import TRANSITIONS, Ledger, Placement, TaskEvent, new_entries
 from allot.model import Progress, TaskState, TaskStatus
 
 _NODES = 3
@@ -51,12 +51,20 @@ def everything(ledger: Ledger) -> object:
 _HANDLED_APART = (TaskEvent.PLACED, TaskEvent.REQUEUED, TaskEvent.GIVEN_BACK)
 
 
+def told(task: TaskStatus, avoid: frozenset[int] | None) -> str:
+    """What a task that waits again says of its last attempt."""
+    words = [f"attempt {task.attempt} {task.state}"]
+    words += [f"on {task.node_name}"] if task.node_name else []
+    words += [f"(exit code {task.exit_code})"] if task.exit_code else []
+    return " ".join(words) + (", run again" if avoid is None else "")
+
+
 class LedgerMachine(RuleBasedStateMachine):
     """Any events in any order, against the plainest account of what each task is."""
 
     @initialize(count=st.integers(1, 6))
     def begin(self, count: int) -> None:
-        self.ledger = Ledger([f"p{number}" for number in range(count)])
+        self.ledger = Ledger(new_entries([f"p{number}" for number in range(count)]))
         self.model = [TaskStatus(number, params=f"p{number}") for number in range(count)]
         self.queue = list(range(count))
         self.gpus: dict[int, tuple[int, ...]] = {}
@@ -117,6 +125,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 "node_id": node_id,
                 "local_id": local_id,
                 "output_file": OUTPUT,
+                "reason": "",
             },
         ):
             self.queue.remove(proc_id)
@@ -168,7 +177,10 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(data=st.data(), avoid=AVOIDED)
     def requeue(self, data: st.DataObject, avoid: frozenset[int] | None) -> None:
         proc_id = data.draw(st.sampled_from(range(len(self.model))))
-        fresh = TaskStatus(proc_id, attempt=self.model[proc_id].attempt + 1, params=f"p{proc_id}")
+        old = self.model[proc_id]
+        fresh = TaskStatus(
+            proc_id, attempt=old.attempt + 1, params=f"p{proc_id}", reason=told(old, avoid)
+        )
         if self.attempt(
             proc_id,
             self.model[proc_id].state.is_final,
@@ -178,6 +190,11 @@ class LedgerMachine(RuleBasedStateMachine):
             self.queue.append(proc_id)
             self.avoided[proc_id] = avoid or frozenset()
             self.retried[proc_id] = 0 if avoid is None else self.retried[proc_id] + 1
+
+    @rule()
+    def be_picked_up(self) -> None:
+        """A ledger made of another one's entries goes on like that one."""
+        self.ledger = Ledger([self.ledger.entry(i) for i in range(len(self.ledger))])
 
     @invariant()
     def agrees(self) -> None:
@@ -226,13 +243,13 @@ def test_a_final_state_absorbs_all_but_a_requeue() -> None:
 
 def test_a_job_without_tasks_is_over() -> None:
     """Nothing waits, nothing runs."""
-    ledger = Ledger([])
+    ledger = Ledger(new_entries([]))
     assert (len(ledger), ledger.tasks, ledger.waiting(9), ledger.is_final) == (0, (), (), True)
 
 
 def test_an_illegal_event_is_named() -> None:
     """The error says which task, what it is, and what it cannot be."""
-    ledger = Ledger([None, None])
+    ledger = Ledger(new_entries([None, None]))
     with pytest.raises(LifecycleError, match="task 1 is PENDING and cannot be succeeded"):
         ledger.succeed(1, 0.0)
     with pytest.raises(LifecycleError, match="task 1 is PENDING and cannot be timed out"):
@@ -248,13 +265,14 @@ def test_an_illegal_event_is_named() -> None:
 
 def test_a_retry_begins_anew_behind_the_others() -> None:
     """Nothing of the first attempt is left but the nodes to avoid, and a rerun forgets these."""
-    ledger = Ledger([{"lr": 0.1}, None])
+    ledger = Ledger(new_entries([{"lr": 0.1}, None]))
     ledger.place(Placement(0, 5, 0, (2, 3)), "nd05", OUTPUT)
     ledger.start(0, 1.0)
     ledger.progress(0, Progress(1, 2))
     ledger.fail(0, 2.0, 3, "out of memory")
     ledger.requeue(0, frozenset({5}))
-    assert ledger[0] == TaskStatus(0, attempt=1, params={"lr": 0.1})
+    why = "attempt 0 FAILED on nd05 (exit code 3)"
+    assert ledger[0] == TaskStatus(0, attempt=1, params={"lr": 0.1}, reason=why)
     assert ledger.waiting(9) == (1, 0)
     assert (ledger.avoids(0), ledger.retried(0)) == (frozenset({5}), 1)
     ledger.place(Placement(0, 6, 0, (2,)), "nd06", OUTPUT)
@@ -267,7 +285,7 @@ def test_a_retry_begins_anew_behind_the_others() -> None:
 
 def test_a_job_is_not_over_between_two_states() -> None:
     """Whoever looks from another thread in the midst of a change sees a job that goes on."""
-    ledger = Ledger([None])
+    ledger = Ledger(new_entries([None]))
     seen = []
 
     def live() -> None:
@@ -281,7 +299,7 @@ def test_a_job_is_not_over_between_two_states() -> None:
 
 def test_nobody_else_can_change_the_ledger() -> None:
     """What the ledger shows is for reading only."""
-    ledger = Ledger([None])
+    ledger = Ledger(new_entries([None]))
     ledger.place(Placement(0, 0, 0, (0,)), "nd01", None)
     taken: Any = ledger.taken(0)
     with pytest.raises(TypeError):
@@ -316,7 +334,7 @@ def test_nothing_costs_more_with_more_tasks() -> None:
     """Calls made and memory touched are the same with 10 tasks and with 100,000."""
     calls, peaks = [], []
     for count in (10, 100_000):
-        first, second = Ledger([None] * count), Ledger([None] * count)
+        first, second = Ledger(new_entries([None] * count)), Ledger(new_entries([None] * count))
         calls.append(calls_of(partial(live_through, first)))
         peaks.append(memory_of(partial(live_through, second)))
     assert calls[0] == calls[1] > 100
@@ -325,7 +343,7 @@ def test_nothing_costs_more_with_more_tasks() -> None:
 
 def test_a_task_that_was_never_sent_waits_again_as_the_same_attempt() -> None:
     """Its slot and GPUs are free, and it may be placed elsewhere; one that waits cannot be."""
-    ledger = Ledger([None])
+    ledger = Ledger(new_entries([None]))
     ledger.place(Placement(0, 0, 0, (1,)), "nd01", Path("/out/0.out"))
     ledger.give_back(0)
     assert (ledger[0].state, ledger[0].attempt, ledger[0].node_name) == (TaskState.PENDING, 0, None)

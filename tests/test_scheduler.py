@@ -11,7 +11,7 @@ from effort import calls_of, memory_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from allot.lifecycle import Ledger, Placement
+from allot.lifecycle import Ledger, Placement, new_entries
 from allot.model import NodeHealth, NodeState, TaskState
 from allot.scheduler import (
     Demand,
@@ -126,7 +126,7 @@ def test_a_life_of_placing(
     gpus_per_task: int,
 ) -> None:
     """While nodes, others and tasks come and go: as the plainest plan, and nothing given twice."""
-    ledger = Ledger([None] * count)
+    ledger = Ledger(new_entries([None] * count))
     for _ in range(data.draw(st.integers(1, 6), "rounds")):
         nodes = data.draw(nodes_now(nominal), "nodes")
         running = {node.node_id: len(ledger.taken(node.node_id)) for node in nodes}
@@ -167,7 +167,7 @@ def test_the_first_wave_is_dealt_in_order(
 ) -> None:
     """Block fills node 0 first, cyclic deals round; task 0 gets the first slot, and so on."""
     nodes = make_nodes(sizes)[::-1]  # the order is that of the nodes, not of their numbers
-    placements = plan(Ledger([None] * count), nodes, distribution)
+    placements = plan(Ledger(new_entries([None] * count)), nodes, distribution)
     slots = deal_naively(nodes, distribution)[:count]
     assert placements == [Placement(number, *slot) for number, slot in enumerate(slots)]
 
@@ -184,7 +184,7 @@ def test_block_and_cyclic(
 ) -> None:
     """Nodes of different size, one of them busy: as ``srun --distribution`` deals them."""
     nodes = make_nodes([(READY, 3), (BUSY, 4), (READY, 1), (READY, 2)])
-    placements = plan(Ledger([None] * 9), nodes, distribution)
+    placements = plan(Ledger(new_entries([None] * 9)), nodes, distribution)
     assert [placement.proc_id for placement in placements] == list(range(6))
     assert [placement.node_id for placement in placements] == node_ids
     assert [placement.local_id for placement in placements] == local_ids
@@ -193,7 +193,7 @@ def test_block_and_cyclic(
 def test_block_is_what_one_gets_unasked() -> None:
     """Without a word about it, one node is filled after the other."""
     nodes = make_nodes([(READY, 2), (READY, 2)])
-    ledger = Ledger([None] * 4)
+    ledger = Ledger(new_entries([None] * 4))
     assert plan(ledger, nodes) == plan(ledger, nodes, Distribution.BLOCK)
     assert plan(ledger, nodes) != plan(ledger, nodes, Distribution.CYCLIC)
 
@@ -202,8 +202,8 @@ def test_block_is_what_one_gets_unasked() -> None:
 def test_only_a_ready_node_is_given_tasks(state: NodeState) -> None:
     """BUSY, UNREACHABLE, SPARE and DRAINED nodes get nothing, though tasks wait and slots are."""
     node = NodeSlots(0, state, 4, 4, (0, 1))
-    assert plan(Ledger([None] * 4), [node]) == []
-    assert plan(Ledger([None] * 4), [replace(node, state=READY)]) != []
+    assert plan(Ledger(new_entries([None] * 4)), [node]) == []
+    assert plan(Ledger(new_entries([None] * 4)), [replace(node, state=READY)]) != []
 
 
 @BUSY_MACHINE
@@ -214,7 +214,7 @@ def test_every_task_runs_in_the_end(
     """With one slot somewhere the queue empties, in as few waves as the slots allow."""
     nodes = [NodeSlots(99, READY, 1, 1), *make_nodes(sizes)]
     room = sum(node.slots for node in nodes if node.state is READY)
-    ledger, waves = Ledger([None] * count), 0
+    ledger, waves = Ledger(new_entries([None] * count)), 0
     while placements := plan(ledger, nodes, distribution):
         for placement in placements:
             ledger.place(placement, "nd", None)
@@ -233,7 +233,7 @@ def test_every_task_runs_in_the_end(
 def test_retries_always_find_a_node(data: st.DataObject, count: int, sizes: list[int]) -> None:
     """However tasks fail, none waits for ever while nodes are READY, and each goes elsewhere."""
     nodes = make_nodes([(READY, slots) for slots in sizes])
-    ledger = Ledger([None] * count)
+    ledger = Ledger(new_entries([None] * count))
     while placements := plan(ledger, nodes):
         for placement in placements:
             avoided = ledger.avoids(placement.proc_id)
@@ -249,7 +249,7 @@ def test_retries_always_find_a_node(data: st.DataObject, count: int, sizes: list
 def test_a_slot_that_is_free_again_is_used_again() -> None:
     """Backfill: the next task gets the very slot whose task ended."""
     nodes = make_nodes([(READY, 2), (READY, 2)])
-    ledger = Ledger([None] * 6)
+    ledger = Ledger(new_entries([None] * 6))
     place_all(ledger, plan(ledger, nodes))
     assert plan(ledger, nodes) == []
     ledger.fail(2, 0.0, 1, "")
@@ -258,7 +258,7 @@ def test_a_slot_that_is_free_again_is_used_again() -> None:
 
 def test_fewer_run_while_others_use_the_node() -> None:
     """The limit holds back new tasks only; the numbers given are still those of all slots."""
-    ledger = Ledger([None] * 9)
+    ledger = Ledger(new_entries([None] * 9))
     node = NodeSlots(0, READY, slots=4, limit=4)
     place_all(ledger, plan(ledger, [node]))
     for proc_id in (0, 1):
@@ -273,7 +273,7 @@ def test_fewer_run_while_others_use_the_node() -> None:
 def test_a_retry_waits_for_another_node_and_lets_others_by() -> None:
     """What failed on a node waits for the other, though full; the next task takes the slot."""
     nodes = make_nodes([(READY, 1), (READY, 1)])
-    ledger = Ledger([None] * 3)
+    ledger = Ledger(new_entries([None] * 3))
     place_all(ledger, plan(ledger, nodes))
     retry(ledger, 0)
     assert ledger.waiting(9) == (2, 0)
@@ -297,7 +297,7 @@ def test_a_retry_waits_for_another_node_and_lets_others_by() -> None:
 def test_a_retry_stays_where_no_other_node_takes_it(other: NodeSlots | None) -> None:
     """Where no other node could take it now, a task is tried again on the one it failed on."""
     here = NodeSlots(0, READY, 1, 1, (0,))
-    ledger = Ledger([None])
+    ledger = Ledger(new_entries([None]))
     place_all(ledger, plan(ledger, [here], gpus_per_task=1))
     retry(ledger, 0)
     nodes = [here] if other is None else [here, other]
@@ -307,7 +307,7 @@ def test_a_retry_stays_where_no_other_node_takes_it(other: NodeSlots | None) -> 
 def test_a_retry_waits_for_a_node_that_may_take_none_now() -> None:
     """Another node is worth waiting for although nothing may run there at this moment."""
     here, other = NodeSlots(0, READY, 1, 1), NodeSlots(1, READY, 1, 1)
-    ledger = Ledger([None])
+    ledger = Ledger(new_entries([None]))
     place_all(ledger, plan(ledger, [here]))
     retry(ledger, 0)
     assert plan(ledger, [here, replace(other, limit=0)]) == []
@@ -317,7 +317,7 @@ def test_a_retry_waits_for_a_node_that_may_take_none_now() -> None:
 def test_a_rerun_may_go_anywhere() -> None:
     """Once the user asks for a task again, the nodes it failed on are as good as any."""
     nodes = make_nodes([(READY, 1), (READY, 1)])
-    ledger = Ledger([None])
+    ledger = Ledger(new_entries([None]))
     place_all(ledger, plan(ledger, nodes))
     retry(ledger, 0)
     place_all(ledger, plan(ledger, nodes))
@@ -329,7 +329,7 @@ def test_a_rerun_may_go_anywhere() -> None:
 
 def test_gpus_are_given_by_index_and_come_back() -> None:
     """The lowest free ones of those that may be used; a node without enough gets no task."""
-    ledger = Ledger([None] * 4)
+    ledger = Ledger(new_entries([None] * 4))
     nodes = [NodeSlots(0, READY, 4, 4, (5, 1, 3, 7, 6)), NodeSlots(1, READY, 4, 4, (0,))]
     placements = plan(ledger, nodes, gpus_per_task=2)
     assert placements == [Placement(0, 0, 0, (1, 3)), Placement(1, 0, 1, (5, 6))]
@@ -341,7 +341,7 @@ def test_gpus_are_given_by_index_and_come_back() -> None:
 
 def test_a_gpu_that_another_took_is_left_out() -> None:
     """A running task keeps its GPU, and one that others compute on is not given out."""
-    ledger = Ledger([None] * 4)
+    ledger = Ledger(new_entries([None] * 4))
     node = NodeSlots(0, READY, 4, 4, (0, 1, 2, 3))
     place_all(ledger, plan(ledger, [replace(node, limit=1)], gpus_per_task=1))
     assert ledger.held_gpus(0) == {0: 0}
@@ -367,7 +367,7 @@ def test_a_plan_costs_the_same_however_long_the_queue() -> None:
     """Calls made and memory touched with 20 tasks and with 100,000."""
     calls, peaks = [], []
     for count in (20, 100_000):
-        first, second = Ledger([None] * count), Ledger([None] * count)
+        first, second = Ledger(new_entries([None] * count)), Ledger(new_entries([None] * count))
         calls.append(calls_of(partial(live_for_a_while, first)))
         peaks.append(memory_of(partial(live_for_a_while, second)))
     assert calls[0] == calls[1] > 100
@@ -379,7 +379,7 @@ def test_retries_that_wait_for_another_node_are_not_looked_through() -> None:
     nodes = make_nodes([(READY, 4), (READY, 1)])
     calls = []
     for count in (2, 10_000):
-        ledger = Ledger([None] * count)
+        ledger = Ledger(new_entries([None] * count))
         for proc_id in range(count):
             ledger.place(Placement(proc_id, 0, 0), "nd", None)
             retry(ledger, proc_id)

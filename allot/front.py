@@ -1,0 +1,169 @@
+"""What is seen of a job: bars, a wait for its end, a summary.
+
+Rules: looks at whoever watches the job; changes nothing but what is on the screen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from abc import abstractmethod
+from pathlib import Path
+from typing import TextIO
+
+from allot.control import Control
+from allot.markers import without_markers
+from allot.model import JobSnapshot, NodeState, NodeStatus, Summary, TaskState
+from allot.output import LocalReader, last_lines, read_text
+from allot.progress import Board, make_board
+
+_REDRAW_S = 0.2
+_TAILS = 20
+_TAIL_LINES = 10
+_TAIL_BYTES = 4096
+
+
+class Front(Control):
+    """The part of a job's front that shows how it stands.
+
+    Attributes:
+        job_id: Identifier of this run of the job.
+        output_dir: Where outputs go, absolute.
+    """
+
+    job_id: str
+    output_dir: Path
+
+    def __init__(self, job_name: str, created: float, max_bars: int | None) -> None:
+        """Begin without a job to watch.
+
+        Args:
+            job_name: Name of the job.
+            created: When the job was begun, Unix seconds.
+            max_bars: Most task bars shown at once. None: what fits the screen.
+        """
+        super().__init__(job_name)
+        self._created = created
+        self._max_bars = max_bars
+        self._was_told_what_is_left = False
+        self._board: Board | None = None
+        self._board_file: TextIO | None = None
+
+    @property
+    @abstractmethod
+    def nodes(self) -> list[NodeStatus]:
+        """Every node as it was last seen: those used by ``node_id``, then the others."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop watching."""
+
+    def wait(self, timeout: float | None = None, *, progress: bool = True) -> Summary:
+        """Block until every task is final.
+
+        Args:
+            timeout: Seconds to wait at most; None: for ever.
+            progress: Show bars meanwhile.
+
+        Returns:
+            How the job ended.
+
+        Raises:
+            TimeoutError: The tasks took longer; they go on.
+            KeyboardInterrupt: Ctrl-C; the tasks that run go on, the cluster is closed.
+            AllotError: The job is not watched any more.
+        """
+        give_up = None if timeout is None else time.monotonic() + timeout
+        self._watching()
+        self._close_board()
+        board = make_board(max_bars=self._max_bars) if progress else None
+        try:
+            while not (watched := self._watching()).is_final:
+                self._refuse_if_stuck(self._driving())
+                left = _REDRAW_S if give_up is None else min(_REDRAW_S, give_up - time.monotonic())
+                if left <= 0:
+                    raise TimeoutError(
+                        f"job {self.job_name} is not final after {timeout:g} s; its tasks go on"
+                        f"{self._lost_nodes()}"
+                    )
+                if board is not None:
+                    board.draw(self._snapshot())
+                watched.wait_for(lambda one=watched: one.is_final, left)  # type: ignore[misc]
+        except KeyboardInterrupt:
+            self._detach(board)
+            raise
+        finally:
+            if board is not None:
+                board.close(self._snapshot())
+        return self._summary()
+
+    def print_progress(self, file: TextIO | None = None) -> None:
+        """Show once how the job stands.
+
+        On a terminal and in a notebook: bars, in place. Elsewhere: what changed since the last
+        call, a line a task, at most 50, and one line for the job.
+
+        Args:
+            file: Where to; None is stdout.
+        """
+        self._driving()
+        if self._board is None or file is not self._board_file:
+            self._close_board()
+            self._board_file = file
+            self._board = make_board(file, max_bars=self._max_bars, live=False)
+        self._board.draw(self._snapshot())
+
+    def __repr__(self) -> str:
+        counts = Summary(tuple(self.tasks), 0.0).counts
+        parts = [f"{number} {state}" for state, number in counts.items() if number]
+        return f"<Cluster {self.job_name!r} {self.job_id}: {', '.join(parts) or 'no tasks'}>"
+
+    def _snapshot(self) -> JobSnapshot:
+        return JobSnapshot(self.job_name, tuple(self.tasks), tuple(self.nodes), self._elapsed())
+
+    def _summary(self) -> Summary:
+        tasks = self._watching().tasks
+        tails: dict[int, str] = {}
+        for task in Summary(tasks, 0.0).failed[:_TAILS]:
+            if task.output_file is not None:
+                with contextlib.suppress(OSError):  # what cannot be read has no end to show
+                    text = read_text(LocalReader(), str(task.output_file), None, _TAIL_BYTES)
+                    tails[task.proc_id] = last_lines(without_markers(text), _TAIL_LINES)
+        return Summary(tasks, self._elapsed(), tails)
+
+    def _elapsed(self) -> float:
+        watched = self._watching()
+        ends = [task.ended_at or 0.0 for task in watched.ended] if watched.is_final else []
+        return max(0.0, max(ends, default=time.time()) - self._created)
+
+    def _lost_nodes(self) -> str:
+        lost = [node for node in self.nodes if node.state is NodeState.UNREACHABLE]
+        held = {task.node_name for task in self.tasks if task.state is TaskState.RUNNING}
+        names = [f"{node.name} (UNREACHABLE {node.reason})" for node in lost if node.name in held]
+        if not names:
+            return ""
+        return f"; some wait for {', '.join(names)}: down(node) gives a node up"
+
+    def _detach(self, board: Board | None) -> None:
+        if board is not None:
+            board.close(self._snapshot())
+        watched = self._watching()
+        self._was_told_what_is_left = True
+        running, waiting = watched.count(TaskState.RUNNING), watched.count(TaskState.PENDING)
+        back = f"Cluster.load({str(self.output_dir)!r}"
+        sys.stderr.write(
+            f"allot: detached; {running} tasks of job {self.job_name} go on, {waiting} wait; "
+            f"their outputs lie in {self.output_dir}\n"
+            f"allot: to come back: {back}, task_factory); to end them: {back}).cancel()\n"
+        )
+        try:
+            self.close()
+        except KeyboardInterrupt:
+            watched.hang_up()  # a second Ctrl-C: nothing is waited for
+            raise
+
+    def _close_board(self) -> None:
+        if self._board is not None:
+            self._board.close()
+            self._board = None

@@ -1,0 +1,136 @@
+"""What users order of a job, and how it reaches the client that drives it.
+
+Rules: an order is a file, written under another name and renamed, so that it is there whole or
+not at all; the driver writes its answer the same way, and then removes the order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from allot import paths
+from allot.codec import decode, encode
+from allot.errors import AllotError, ConfigError
+
+Kind: TypeAlias = Literal["cancel", "rerun", "drain", "resume", "down"]
+
+_ORDER, _ANSWER = ".order", ".answer"
+
+
+@dataclass(frozen=True)
+class Order:
+    """One order.
+
+    Attributes:
+        kind: What is to be done.
+        proc_ids: To which tasks, for cancel and rerun; None: to all it makes sense for.
+        grace: Seconds between TERM and KILL, for cancel.
+        node: To which node, for the others.
+    """
+
+    kind: Kind
+    proc_ids: tuple[int, ...] | None = None
+    grace: float = 0.0
+    node: str = ""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    count: int = 0
+    error: str = ""
+    is_config_error: bool = False
+
+
+class OrderBook:
+    """The orders of one job."""
+
+    def __init__(self, state_file: Path) -> None:
+        """Look beside a job's state."""
+        self._state_file = state_file
+
+    def give(self, order: Order) -> str:
+        """Give an order to whoever drives the job.
+
+        Returns:
+            The key under which its answer will be found.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        key = f"{time.time_ns():020}-{os.getpid()}-{secrets.token_hex(4)}"
+        _write(paths.order_file(self._state_file, key), encode(order))
+        return key
+
+    def withdraw(self, key: str) -> None:
+        """Take an order back that nobody answered."""
+        with contextlib.suppress(OSError):
+            paths.order_file(self._state_file, key).unlink(missing_ok=True)
+
+    def take_answer(self, key: str) -> int | AllotError | None:
+        """What came of an order: a number of tasks, what was wrong, or None: no answer yet."""
+        file = paths.answer_file(self._state_file, key)
+        try:
+            answer = decode(_Answer, json.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as error:
+            return AllotError(f"{file}: the answer to an order makes no sense: {error}")
+        file.unlink(missing_ok=True)
+        if answer.error:
+            return (ConfigError if answer.is_config_error else AllotError)(answer.error)
+        return answer.count
+
+    def take(self) -> list[tuple[str, Order]]:
+        """The orders that wait, oldest first, each with its key; what is none is answered so.
+
+        Raises:
+            OSError: The directory cannot be read.
+        """
+        stem = f"{self._state_file.stem}."
+        with os.scandir(self._state_file.parent) as entries:
+            names = [one.name for one in entries if one.name.endswith(_ORDER)]
+        taken = []
+        for name in sorted(name for name in names if name.startswith(stem)):
+            key = name.removeprefix(stem).removesuffix(_ORDER)
+            file = paths.order_file(self._state_file, key)
+            if paths.answer_file(self._state_file, key).exists():
+                file.unlink(missing_ok=True)  # it was followed by a driver that died then
+                continue
+            try:
+                taken.append((key, decode(Order, json.loads(file.read_text(encoding="utf-8")))))
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, RecursionError) as error:
+                self.answer(key, ConfigError(f"{file} is no order: {error}"))
+        return taken
+
+    def answer(self, key: str, result: int | AllotError) -> None:
+        """Tell what came of an order.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        if isinstance(result, AllotError):
+            answer = _Answer(0, str(result), isinstance(result, ConfigError))
+        else:
+            answer = _Answer(result)
+        _write(paths.answer_file(self._state_file, key), encode(answer))
+        paths.order_file(self._state_file, key).unlink(missing_ok=True)
+
+
+def _write(file: Path, value: object) -> None:
+    temporary = paths.temporary_file(file, secrets.token_hex(4))
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as text:
+            text.write(json.dumps(value))
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)

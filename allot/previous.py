@@ -1,0 +1,162 @@
+"""A job of the same name that was there before: refused, cancelled, or put away.
+
+Rules: nothing of an earlier job is lost. Its state and its outputs go together to
+``.allot/<its job_id>/``, once nothing can be in the way of the new job any more; the state goes
+last, so that a move broken off is taken up again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from allot import paths
+from allot.errors import ConfigError, JobExistsError
+from allot.lease import Holder, Lease, Vigil, claim
+from allot.model import TaskState
+from allot.records import JobState, TaskRecord
+from allot.statefile import Head, write_snapshot
+from allot.store import StoredState, write_whole
+
+
+def find_previous(state_file: Path) -> JobState | None:
+    """The job that has a state file, or None where there is none.
+
+    Raises:
+        StateFileError: It is no state of a job, or cannot be read.
+    """
+    return StoredState(state_file).remembered.state if os.path.lexists(state_file) else None
+
+
+def is_over(state: JobState) -> bool:
+    """Whether no task of a job waits or runs."""
+    return all(task.status.state.is_final for task in state.tasks)
+
+
+def runs(state: JobState) -> bool:
+    """Whether a task of a job may still run."""
+    return any(task.status.state is TaskState.RUNNING for task in state.tasks)
+
+
+def refuse(state: JobState, state_file: Path) -> JobExistsError:
+    """The error for a job that is not over, which says how to go on."""
+    job = state.job.settings
+    states = [task.status.state for task in state.tasks]
+    driver = driven_by(state_file)
+    return JobExistsError(
+        f"job {job.job_name} in {job.output_dir} is not over: {states.count(TaskState.RUNNING)} "
+        f"tasks run, {states.count(TaskState.PENDING)} wait"
+        f"{f' (it is driven by {driver})' if driver else ''}; Cluster.load({str(job.output_dir)!r})"
+        " goes on with it, overwrite=True cancels it first"
+    )
+
+
+def driven_by(state_file: Path) -> Holder | None:
+    """Who may drive a job now, or None.
+
+    Raises:
+        ConfigError: That cannot be found out.
+    """
+    try:
+        return Vigil(state_file).look()
+    except OSError as error:
+        raise ConfigError(f"{state_file.parent} cannot be read: {error.strerror}") from error
+
+
+def completed(state: JobState) -> Mapping[int, TaskRecord]:
+    """The tasks of a job that need not run again, by ``proc_id``."""
+    return {
+        task.status.proc_id: replace(task, avoids=frozenset(), retried=0)
+        for task in state.tasks
+        if task.status.state is TaskState.COMPLETED
+    }
+
+
+def claim_new(state_file: Path, job_id: str) -> Lease:
+    """Become the one that drives a new job, where no other is.
+
+    Raises:
+        JobExistsError: Another client began one of this name at the same moment.
+        ConfigError: The lease cannot be written.
+    """
+    try:
+        vigil = Vigil(state_file)
+        holder = vigil.look()
+        lease = claim(state_file, job_id, vigil.generation) if holder is None else None
+    except OSError as error:
+        raise ConfigError(
+            f"the state of the job cannot be kept in {state_file.parent}: "
+            f"{error.strerror or error}; nothing was started"
+        ) from error
+    if lease is None:
+        raise JobExistsError(
+            f"a job {state_file.stem} was just begun in {state_file.parent.parent} by "
+            f"{holder or 'another client'}: give this one another name"
+        )
+    return lease
+
+
+def put_away(state: JobState, state_file: Path, kept: Mapping[int, TaskRecord]) -> None:
+    """Move a job that is over, outputs and all, out of the way of one of the same name.
+
+    Args:
+        state: The job.
+        state_file: Where its state lies.
+        kept: Tasks whose outputs stay where they are, since they count for the new job.
+
+    Raises:
+        ConfigError: Something cannot be moved; the rest is where it was.
+    """
+    output_dir = state.job.settings.output_dir
+    archive = paths.archive(output_dir, state.job.job_id)
+    tasks = list(state.tasks)
+    try:
+        archive.mkdir(parents=True, exist_ok=True)
+        for proc_id, task in enumerate(state.tasks):
+            if proc_id not in kept:
+                tasks[proc_id] = _move(task, output_dir, archive)
+        moved = replace(state, tasks=tuple(tasks))
+        write_whole(archive / state_file.name, write_snapshot(moved, Head()), "moved")
+        state_file.unlink(missing_ok=True)
+        for file in _beside(state_file):
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the earlier job {state.job.job_id} cannot be moved to {archive}: "
+            f"{error.strerror or error}"
+        ) from error
+
+
+def _move(task: TaskRecord, output_dir: Path, archive: Path) -> TaskRecord:
+    status = task.status
+    for file in (status.output_file, task.error_file):
+        if file is None or not file.is_relative_to(output_dir):
+            continue
+        earlier = [paths.earlier_attempt(file, attempt) for attempt in range(status.attempt)]
+        for one in [*earlier, file]:
+            target = archive / one.relative_to(output_dir)
+            if one.is_file() and not one.is_symlink():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                one.replace(target)
+    return replace(
+        task,
+        status=replace(status, output_file=_moved(status.output_file, output_dir, archive)),
+        error_file=_moved(task.error_file, output_dir, archive),
+    )
+
+
+def _moved(file: Path | None, output_dir: Path, archive: Path) -> Path | None:
+    if file is None or not file.is_relative_to(output_dir):
+        return file
+    return archive / file.relative_to(output_dir)
+
+
+def _beside(state_file: Path) -> Iterator[Path]:
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(state_file.parent):
+            is_lease = paths.generation_of(state_file, name) is not None
+            if is_lease or paths.journal_numbers(state_file, name) is not None:
+                yield state_file.with_name(name)
