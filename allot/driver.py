@@ -42,12 +42,14 @@ from allot.turns import Began, Finished, Mail, Report, Stepped, Turn
 QUICK_S = 0.02
 """Seconds between two looks at the event file while tasks turn over."""
 
+IDLE_LOOK_S = 15.0
+"""Seconds after which a node is looked at, at the latest: a link that is gone must be noticed."""
+
 # The next look at the event file is due after this share of the time in which nothing moved: the
 # end of a task is seen late by so much of what the task took, at most, and by the poll interval.
 _LAG = 0.05
 _ALIVE_S = 10.0
 _ORDER_AGAIN_S = 0.2
-_IDLE_LOOK_S = 15.0
 _ANSWER_S = 10.0
 _BATCH = 200
 _CLOCK_SET_S = 2.0
@@ -266,7 +268,7 @@ class NodeDriver:
 
     def _note(self, event: Event, place: Cursor) -> None:
         task = self._tasks.get((event.proc_id, event.attempt))
-        if task is None:
+        if task is None or task.lost is not None:
             return
         task.since = place if task.since is None else task.since
         if isinstance(event, Started):
@@ -392,14 +394,14 @@ class NodeDriver:
         if self._cancels:
             return _ORDER_AGAIN_S
         if not self._tasks:
-            return _IDLE_LOOK_S
+            return IDLE_LOOK_S
         if self._harvest.busy:
             return 0.0
         now = time.monotonic()
         if moved:
             self._moved_at = now
         quiet = max(QUICK_S, _LAG * (now - self._moved_at))
-        return min(quiet, self._poll_interval, _IDLE_LOOK_S)
+        return min(quiet, self._poll_interval, IDLE_LOOK_S)
 
 
 def _has_output(task: _Running) -> bool:

@@ -19,7 +19,8 @@ from allot.script import CancelOrder, Launch
 
 _log = logging.getLogger(__name__)
 
-_ANSWER_S = 20.0
+_PREPARE_S = 10.0
+_LAUNCH_S = 20.0
 
 
 class Mandate(Protocol):
@@ -77,7 +78,8 @@ class Foothold:
         if not self._node.is_connected:
             self._node.connect()
         generation = self._mandate.generation
-        reply = self._node.request(self._prelude(generation)).decode("utf-8", "surrogateescape")
+        answer = self._node.request(self._prelude(generation), timeout=_PREPARE_S)
+        reply = answer.decode("utf-8", "surrogateescape")
         word, _, rest = reply.strip().partition(" ")
         if word == "superseded":
             raise self._superseded(rest)
@@ -105,7 +107,7 @@ class Foothold:
         told, at = self._uptime
         until = told + round((time.monotonic() - at + left) * 100)
         request = script.launch_script(launches, generation=self._generation, until=until)
-        reply = self._node.request(request, timeout=_ANSWER_S).decode("ascii", "replace")
+        reply = self._node.request(request, timeout=_LAUNCH_S).decode("ascii", "replace")
         if reply.startswith("refused late"):
             self._generation = 0
             raise RefusedError(self._node.name, "what it was asked for reached it too late")

@@ -240,6 +240,7 @@ class Lease:
         else:
             _log.warning("%s: the lease had run out, and is held again", self._state_file)
             self._holder = following
+            forget_earlier(self._state_file, self.generation)
 
     def _beat(self) -> None:
         began = now()

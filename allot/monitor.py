@@ -76,6 +76,7 @@ class Monitor(Watched):
         self._recruit = recruit
         self._hang_up = hang_up
         self._give_way: Callable[[], None] = lambda: None
+        self._tell: Callable[[str], None] = _log.warning
         self._recruiting = False
         self._recruit_at = 0.0
         self._orders_at = 0.0
@@ -86,14 +87,15 @@ class Monitor(Watched):
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="allot-monitor", daemon=True)
 
-    def start(self, give_way: Callable[[], None]) -> None:
+    def start(self, give_way: Callable[[], None], tell: Callable[[str], None]) -> None:
         """Begin to send and to watch.
 
         Args:
             give_way: Called by the monitor's thread, as its last act, where another client
                 succeeds this one.
+            tell: Shows the user a line on what cannot wait to be asked for.
         """
-        self._give_way = give_way
+        self._give_way, self._tell = give_way, tell
         self._thread.start()
 
     # What others read: snapshots.
@@ -255,7 +257,7 @@ class Monitor(Watched):
                 self._publish()
             self._keep(all_of=True)
         except SupersededError as error:
-            _log.warning("%s: this client only watches now", error)
+            self._tell(f"{error}; this client only watches now")
             is_superseded = True
             self._hang_up()
         except BaseException as error:
@@ -265,9 +267,17 @@ class Monitor(Watched):
             self._closing.set()
             self._store.close()
             if is_superseded:
-                self._give_way()
-                self.is_over = True
+                self._follow_by_a_watcher()
             self._publish()
+
+    def _follow_by_a_watcher(self) -> None:
+        try:
+            self._give_way()
+        except Exception as error:
+            _log.exception("nobody watches the job any more")
+            self.error = error
+        else:
+            self.is_over = True
 
     def _keep(self, *, all_of: bool = False) -> None:
         """Write down what changed; a placement must be on disk before it is sent."""
@@ -284,16 +294,15 @@ class Monitor(Watched):
                 self._store.commit(changes, lambda: self._foreman.state, durable=is_durable)
         except OSError as error:
             if self._unkept is None:
-                _log.error(
-                    "the state of the job cannot be written, nothing new starts until it can, "
-                    "what runs goes on: %s",
-                    error,
+                self._tell(
+                    f"the state of job {self._store.state_file.stem} cannot be written ({error}): "
+                    "nothing new starts until it can; what runs goes on"
                 )
             self._unkept = error
             self._foreman.withdraw()
             return
         if self._unkept is not None:
-            _log.error("the state of the job can be written again")
+            self._tell(f"the state of job {self._store.state_file.stem} can be written again")
             self._unkept = None
 
     def _take_orders(self) -> None:
@@ -389,5 +398,5 @@ class Monitor(Watched):
         if seat is None:
             self._recruit_at = time.monotonic() + _SPARE_RETRY_S
         else:
-            _log.warning("%s steps in", seat.place.node_name)
+            _log.info("%s steps in", seat.place.node_name)
             self._foreman.seats[seat.place.node_id] = seat

@@ -15,6 +15,7 @@ from allot.launcher import TaskFactory
 from allot.lease import Holder, Lease, Vigil, claim
 from allot.monitor import Monitor
 from allot.outfit import Outfit
+from allot.progress import say
 from allot.records import JobState
 from allot.revival import charter_of, revive
 from allot.store import StoredState
@@ -63,7 +64,8 @@ class Post:
     def take(self, monitor: Monitor, outfit: Outfit) -> None:
         """Begin with a new job."""
         self.watched, self.outfit = monitor, outfit
-        monitor.start(self._watch)
+        job_id = outfit.charter.job_id
+        monitor.start(lambda: self._watch(job_id), say)
 
     def take_up(self, stored: StoredState) -> None:
         """Go on with a job: drive it, or where another client does, watch.
@@ -114,19 +116,25 @@ class Post:
             except BaseException:
                 lease.release()
                 raise
-            self.watched, self.outfit = monitor, outfit
-            monitor.start(self._watch)
+            self.take(monitor, outfit)
 
-    def _watch(self) -> None:
+    def _watch(self, job_id: str) -> None:
         with self._lock:
-            if not self._is_left:
-                self._begin_watching(StoredState(self.state_file))
+            if self._is_left:
+                return
+            stored = StoredState(self.state_file)
+            if stored.remembered.job.job_id != job_id:
+                raise AllotError(
+                    f"{self.state_file} is that of a later job now: this one was put away to "
+                    f"{self.state_file.parent / job_id}"
+                )
+            self._begin_watching(stored)
 
     def _begin_watching(self, stored: StoredState) -> None:
         outfit = self._new_outfit(stored.remembered.state)
         watcher = Watcher(stored, outfit.node)
         self.watched, self.outfit = watcher, outfit
-        watcher.start(self._drive)
+        watcher.start(self._drive, say)
 
     def _new_outfit(self, state: JobState) -> Outfit:
         return Outfit(charter_of(state, self._ssh_config), self._pool)

@@ -58,6 +58,11 @@ class Board(Protocol):
         """Show the job a last time (None: leave it as it was shown) and let go. Idempotent."""
 
 
+def say(line: str) -> None:
+    """Write a line about a job to stderr, above its bars where there are any."""
+    tqdm.write(f"allot: {line}", file=sys.stderr)
+
+
 def make_board(
     stream: TextIO | None = None, *, max_bars: int | None = None, live: bool = True
 ) -> Board:

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
+from allot import nodedir, reaper
 from allot.errors import TaskConfigError
-from allot.reaper import FUNCTIONS
 
 LIMIT_GRACE_S = 10.0
 """Seconds between TERM and KILL where a task's time limit is over."""
@@ -223,7 +223,8 @@ def prelude(
         f"__allot_job={quote(PurePosixPath(directory).parent.name)} __allot_limit={limit} "
         f"__allot_limit_grace={_hundredths(LIMIT_GRACE_S)} "
         f'__allot_bash=({niced}"$BASH"{" -l" if login_shell else ""})'
-        f"{_FUNCTIONS}{FUNCTIONS}__allot_prepare {quote(directory)} {generation}"
+        f"{nodedir.FUNCTIONS}{_FUNCTIONS}{reaper.FUNCTIONS}"
+        f"__allot_prepare {quote(directory)} {generation}"
     )
 
 
@@ -266,41 +267,6 @@ unset -f __allot_setup_failed
 # run within `wait`, which returns then (above 128), and is asked again for the exit code; some
 # Bashes return also when the child is stopped.
 _FUNCTIONS = r"""
-__allot_prepare() {
-  __allot_dir=$HOME/$1
-  { read -r __allot_boot < /proc/sys/kernel/random/boot_id; } 2>/dev/null
-  local age=old now
-  [[ -e $__allot_dir/events ]] || age=new
-  if (umask 077 && mkdir -p -- "$__allot_dir/generation" && : >> "$__allot_dir/events" &&
-    : >| "$__allot_dir/generation/$2") 2>/dev/null
-  then
-    __allot_now
-    if __allot_may "$2" > /dev/null
-    then printf 'ready %s %s %s\n' "$age" "$now" "$__allot_dir"
-    else printf 'superseded %s\n' "$__allot_newest"
-    fi
-  else printf 'failed %s\n' "$__allot_dir"
-  fi
-}
-__allot_may() {
-  local file now
-  __allot_newest=0
-  for file in "$__allot_dir"/generation/*; do
-    file=${file##*/}
-    [[ $file != +([0-9]) ]] || ((10#$file <= __allot_newest)) || __allot_newest=$((10#$file))
-  done
-  if ((__allot_newest > $1)); then
-    printf 'refused superseded %s\n' "$__allot_newest"
-    return 1
-  fi
-  [[ -n ${2-} ]] || return 0
-  __allot_now
-  ((now <= $2)) || { echo refused late; return 1; }
-}
-__allot_clean_up() {
-  rm -rf -- "$__allot_dir"
-  rmdir -- "${__allot_dir%/*}"
-} 2> /dev/null
 __allot_launch() {
   set -m
   ( trap - PIPE; exec </dev/null >/dev/null 2>&1 10<&-; __allot_record "$@" ) &

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from allot.driver import NodeDriver
+from allot.driver import IDLE_LOOK_S, NodeDriver
 from allot.errors import NodeError
 from allot.events import BEGINNING, Cursor
 from allot.launcher import Place
@@ -69,7 +69,7 @@ class Seat:
     forgets: list[tuple[int, int]] = field(default_factory=list)
     orphans: dict[tuple[int, int], None] = field(default_factory=dict)
     cursor: Cursor = BEGINNING
-    due: float | None = None
+    due: float | None = field(default_factory=lambda: time.monotonic() + IDLE_LOOK_S)
     under_way: bool = False
     sends: bool = False
     turns: int = 0

@@ -180,7 +180,13 @@ class StoredState:
             StateFileError: It makes no sense, or is gone.
         """
         if _identity(self.state_file) != self._place.identity:
+            job_id = self.remembered.job.job_id
             self.head, self.remembered, self._place = self._read_all()
+            if self.remembered.job.job_id != job_id:
+                raise StateFileError(
+                    f"{self.state_file} is that of a later job now: this one was put away to "
+                    f"{self.state_file.parent / job_id}"
+                )
             return True
         before = self._place
         self._place = _read_journal(before, self.remembered)

@@ -50,6 +50,7 @@ class Watcher(Watched):
         self._orders = OrderBook(stored.state_file)
         self._vigil = Vigil(stored.state_file)
         self._succeed: Succeed | None = None
+        self._tell: Callable[[str], None] = _log.warning
         self._closing = threading.Event()
         self._lock = threading.Lock()  # over the next
         self._connections: dict[int, Node] = {}
@@ -58,9 +59,14 @@ class Watcher(Watched):
         self._take_in()
         self._thread = threading.Thread(target=self._run, name="allot-watcher", daemon=True)
 
-    def start(self, succeed: Succeed) -> None:
-        """Begin to follow the job, and to wait for its driver's place; never for a copy's."""
-        self._succeed = succeed
+    def start(self, succeed: Succeed, tell: Callable[[str], None]) -> None:
+        """Begin to follow the job, and to wait for its driver's place; never for a copy's.
+
+        Args:
+            succeed: Takes the job over.
+            tell: Shows the user a line on what cannot wait to be asked for.
+        """
+        self._succeed, self._tell = succeed, tell
         if not self._is_copy:
             self._thread.start()
 
@@ -211,6 +217,8 @@ class Watcher(Watched):
         if lease is None:
             return False
         self._succeed(lease)
+        name = self._stored.state_file.stem
+        self._tell(f"the client that drove job {name} is gone: this one drives it now")
         self.is_over = True
         self.hang_up()
         return True

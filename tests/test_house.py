@@ -20,7 +20,17 @@ PACKAGE = ROOT / "allot"
 FLOORS = {
     0: ("errors", "model"),
     1: (
-        *("hostfile", "markers", "reaper", "script", "questions", "answers", "paths", "events"),
+        *(
+            "hostfile",
+            "markers",
+            "reaper",
+            "nodedir",
+            "script",
+            "questions",
+            "answers",
+            "paths",
+            "events",
+        ),
         *("codec", "reasons"),
         *(
             "lifecycle",

@@ -26,6 +26,7 @@ from allot import (
     NodeState,
     NodeTaskConfig,
     TaskState,
+    outfit,
 )
 from allot.probe import NodeFacts, look_again
 

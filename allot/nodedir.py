@@ -1,0 +1,72 @@
+"""Bash that keeps a job's directory on a node: made, removed, swept, and who gives orders there.
+
+Rules: nothing outside of ``~/.allot`` is ever removed, and of other jobs there only what nobody
+can miss: all that was started has ended, and nobody asked for it in ``KEPT_DAYS``. Each client
+that drove the job has left its generation; the highest one gives the orders.
+"""
+
+from __future__ import annotations
+
+KEPT_DAYS = 60
+"""Days that a node keeps the record of a job that ended and that nobody came back to."""
+
+# __allot_may takes a generation and, where it matters, until when (hundredths of uptime) what it
+# allows may begin; it prints why not. The sweep runs beside, once for each new job.
+FUNCTIONS = r"""
+__allot_prepare() {
+  __allot_dir=$HOME/$1
+  { read -r __allot_boot < /proc/sys/kernel/random/boot_id; } 2>/dev/null
+  local age=old now
+  [[ -e $__allot_dir/events ]] || age=new
+  if (umask 077 && mkdir -p -- "$__allot_dir/generation" && : >> "$__allot_dir/events" &&
+    : >| "$__allot_dir/generation/$2") 2>/dev/null
+  then
+    [[ $age == old ]] || __allot_sweep
+    __allot_now
+    if __allot_may "$2" > /dev/null
+    then printf 'ready %s %s %s\n' "$age" "$now" "$__allot_dir"
+    else printf 'superseded %s\n' "$__allot_newest"
+    fi
+  else printf 'failed %s\n' "$__allot_dir"
+  fi
+}
+__allot_may() {
+  local file now
+  __allot_newest=0
+  for file in "$__allot_dir"/generation/*; do
+    file=${file##*/}
+    [[ $file != +([0-9]) ]] || ((10#$file <= __allot_newest)) || __allot_newest=$((10#$file))
+  done
+  if ((__allot_newest > $1)); then
+    printf 'refused superseded %s\n' "$__allot_newest"
+    return 1
+  fi
+  [[ -n ${2-} ]] || return 0
+  __allot_now
+  ((now <= $2)) || { echo refused late; return 1; }
+}
+__allot_sweep() {
+  ( exec </dev/null >/dev/null 2>&1 3>&- 10<&-
+    find "$HOME/.allot" -mindepth 3 -maxdepth 3 -type f -name events -mtime +_DAYS_ |
+      while IFS= read -r file; do
+        __allot_all_ended "$file" || continue
+        rm -rf -- "${file%/*}"
+        rmdir -- "${file%/*/*}"
+      done ) &
+}
+__allot_all_ended() {
+  local kind p a rest
+  local -A open=()
+  while read -r kind p a rest; do
+    case $kind in
+      *S) open[$p.$a]=yes ;;
+      *[ECX]) unset "open[$p.$a]" ;;
+    esac
+  done < "$1"
+  [[ ${#open[@]} == 0 ]]
+}
+__allot_clean_up() {
+  rm -rf -- "$__allot_dir"
+  rmdir -- "${__allot_dir%/*}"
+} 2> /dev/null
+""".replace("_DAYS_", str(KEPT_DAYS))
