@@ -242,9 +242,14 @@ class Cluster(Front):
         muster = Muster(self._outfit, self._pool)
 
         def claim() -> Lease:
-            if previous is not None:
-                previous_jobs.put_away(previous, state_file, kept)
-            return previous_jobs.claim_new(state_file, charter.job_id)
+            lease = previous_jobs.claim_new(state_file, charter.job_id, previous)
+            try:
+                if previous is not None:
+                    previous_jobs.put_away(previous, state_file, kept)
+            except BaseException:
+                lease.release()
+                raise
+            return lease
 
         used = muster.gather()
         monitor = muster.launch(used, task_factory, state_file, claim, kept)
@@ -324,19 +329,9 @@ class Cluster(Front):
             cluster.close()
             raise
         cluster._post = post
-        cluster._tell_who_drives(post)
+        if post.notice:
+            sys.stderr.write(f"allot: job {cluster.job_name} {post.notice}\n")
         return cluster
-
-    def _tell_who_drives(self, post: Post) -> None:
-        if post.driver is not None:
-            sys.stderr.write(
-                f"allot: job {self.job_name} is driven by {post.driver}; this client watches it\n"
-            )
-        elif post.trouble:
-            sys.stderr.write(
-                f"allot: job {self.job_name} is only watched, it cannot be driven from here: "
-                f"{post.trouble}\n"
-            )
 
     def save(self, path: str | Path | None = None) -> None:
         """Write the job's state down, which happens by itself all the time.
@@ -361,8 +356,9 @@ class Cluster(Front):
         used = [] if watched is None else list(watched.nodes)
         outfit = self._outfit if self._post is None else self._post.outfit
         names = {status.name for status in used}
-        candidates = [] if outfit is None else outfit.candidates
-        return used + [one.status for one in candidates if one.name not in names]
+        candidates = {} if outfit is None else outfit.candidates
+        asked = [candidates[number] for number in sorted(candidates)]
+        return used + [one.status for one in asked if one.name not in names]
 
     def close(self) -> None:
         """Detach: stop watching and hang up; what runs goes on. Idempotent.
@@ -382,9 +378,9 @@ class Cluster(Front):
                 stack.callback(self._outfit.hang_up)
             if watched is not None:
                 stack.callback(watched.hang_up)
-                stack.callback(watched.clean_up, _CLEAN_UP_S)
                 stack.callback(self._tell_what_is_left, watched)
                 stack.callback(watched.stop, _CLOSE_S)
+                stack.callback(watched.clean_up, _CLEAN_UP_S)
                 stack.callback(watched.hold, _CLOSE_S)
             stack.callback(self._close_board)
 

@@ -18,8 +18,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 _T = TypeVar("_T")
 
 _TOO_LARGE = 1e300
-_PATH = "$path"
-"""The key of a path where the type leaves open whether it is one, or text."""
+_PATH, _PAIR = "path", 2
+"""What stands before a path, in a list of two, where it might be text as well."""
 
 
 def encode(value: object) -> Any:
@@ -82,14 +82,12 @@ def _same(value: Any) -> Any:
 
 def _as(kind: Any, value: Any, place: str) -> Any:
     """A plain value of the type; whole numbers go for floats, and the other way round."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if is_number and abs(value) < _TOO_LARGE:
-        if kind is float:
-            return float(value)
-        if kind is int and value == int(value):
-            return int(value)
-    if kind in (str, bool) and type(value) is kind:
+    if type(value) is kind and value == value:  # noqa: PLR0124 - what is no number is not itself
         return value
+    if kind is float and type(value) is int and abs(value) < _TOO_LARGE:
+        return float(value)
+    if kind is int and type(value) is float and value.is_integer():
+        return int(value)
     raise ValueError(f"{place or 'it'} should be {kind.__name__}, not {_short(value)}")
 
 
@@ -163,7 +161,7 @@ def _union(members: Sequence[Any]) -> _Codec:
 
     def write(value: Any) -> Any:
         if isinstance(value, Path):
-            return {_PATH: str(value)}
+            return [_PATH, str(value)]
         return mapping.encode(value) if mapping and isinstance(value, Mapping) else value
 
     def read(value: Any, place: str) -> Any:
@@ -171,11 +169,10 @@ def _union(members: Sequence[Any]) -> _Codec:
             return None
         if isinstance(value, float) and float in plain:
             return value  # also one that is not finite
-        if isinstance(value, dict):
-            if value.keys() == {_PATH}:
-                return Path(_as(str, value[_PATH], place))
-            if mapping is not None:
-                return mapping.decode(value, place)
+        if isinstance(value, list) and len(value) == _PAIR and value[0] == _PATH:
+            return Path(_as(str, value[1], place))
+        if isinstance(value, dict) and mapping is not None:
+            return mapping.decode(value, place)
         for codec in scalars:
             try:
                 return codec.decode(value, place)

@@ -152,12 +152,14 @@ class Control:
         if tail is not None and (not isinstance(tail, int) or tail < 0):
             raise ConfigError(f"tail must be a number of lines from 0, not {tail!r}")
         task = tasks[proc_id]
-        if task.output_file is None or task.node_id is None:
+        file = task.output_file
+        if file is None:
             return ""
-        if not task.state.is_final or not task.output_file.exists():
-            reader = self._watching().output_reader(task.node_id, task.output_file)
-            return read_text(reader, str(task.output_file), tail)
-        return read_text(LocalReader(), str(task.output_file), tail)
+        if task.state.is_final and (file.exists() or task.node_id is None):
+            return read_text(LocalReader(), str(file), tail)
+        if task.node_id is None:
+            return ""
+        return read_text(self._watching().output_reader(task.node_id, file), str(file), tail)
 
     @property
     def _watched(self) -> Watched | None:

@@ -180,6 +180,7 @@ class NodeDriver:
             error=error,
             unsent=unsent,
             cursor=self._safe_cursor(),
+            owed=frozenset(self._cancels),
             complaint=self._complaint,
         )
 
@@ -200,7 +201,8 @@ class NodeDriver:
 
     def clean_up(self, timeout: float) -> None:
         """Remove the job's directory there, if the node can be reached just now."""
-        self._foothold.clean_up(timeout)
+        if self._foothold.clean_up(timeout):
+            self.was_prepared = False
 
     def _connect(self, launches: Sequence[Launch]) -> None:
         if self._foothold.is_ready:

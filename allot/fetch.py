@@ -212,9 +212,14 @@ def _remove(partial: Path) -> None:
 
 
 def _make_way(path: Path, attempt: int) -> None:
-    """Keep what an earlier attempt printed, as the node keeps it."""
-    if attempt and path.is_file():
-        path.replace(paths.earlier_attempt(path, attempt - 1))
+    """Keep what an earlier attempt printed, as the node keeps it.
+
+    Where that was kept already, what lies here is this attempt's own, from a fetch whose end was
+    never written down.
+    """
+    earlier = paths.earlier_attempt(path, attempt - 1)
+    if attempt and path.is_file() and not earlier.exists():
+        path.replace(earlier)
 
 
 def _unread(path: Path, attempt: int, error: OSError) -> Fetched:

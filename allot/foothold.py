@@ -132,14 +132,16 @@ class Foothold:
         failed = {tuple(line.split()[1:]) for line in reply.splitlines()}
         return {key: order for key, order in orders.items() if tuple(map(str, key)) in failed}
 
-    def clean_up(self, timeout: float) -> None:
-        """Remove the job's directory, if the node can be reached just now."""
-        if not self.is_ready:
-            return
+    def clean_up(self, timeout: float) -> bool:
+        """Remove the job's directory, if the node can be reached just now; whether it is gone."""
+        if not (self._generation and self._node.is_connected):
+            return False
+        request = script.clean_up_script(self._generation)
         try:
-            self._node.request(script.clean_up_script(self._generation), timeout=timeout)
+            return self._node.request(request, timeout=timeout) == b"gone\n"
         except NodeError as error:
             _log.info("%s: the job's directory is left there: %s", self._node.name, error.reason)
+            return False
 
     def _superseded(self, generation: str) -> ConnectionFailedError:
         self._generation = 0

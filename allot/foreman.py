@@ -62,7 +62,7 @@ class Foreman:
         self.memory = memory
         self._launcher = launcher
         self._settings = settings
-        self._wanted = len(seats)
+        self._wanted = memory.nnodes
         self._failures = sum(_is_failure(task) for task in ended)
         self._holding = threading.Event()
 
@@ -71,6 +71,11 @@ class Foreman:
         """Whether tasks wait while fewer nodes than at the start can take any."""
         usable = sum(seat.may_take_tasks for seat in self.seats.values())
         return usable < self._wanted and self._places_tasks
+
+    @property
+    def makes_no_tasks(self) -> bool:
+        """Whether there is nobody to make tasks."""
+        return not self._launcher.makes_tasks
 
     @property
     def is_stuck(self) -> bool:

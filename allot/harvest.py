@@ -7,7 +7,7 @@ job's output directory; files elsewhere are proven different before they are fet
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,24 +97,31 @@ class Harvest:
         is_here = self.sharing.fresh and file.is_relative_to(self._shared_root)
         return LocalReader() if is_here else self.node_reader
 
-    def look(self, outputs: Sequence[Output]) -> list[tuple[Output, Progress]]:
-        """Look at those outputs whose time has come, and tell what progress is new."""
+    def look(self, outputs: Sequence[Output]) -> Iterator[tuple[Output, Progress]]:
+        """Look at those outputs whose time has come.
+
+        Yields:
+            What progress is new.
+
+        Raises:
+            ConnectionFailedError: The node is out of reach; what was found before it was told.
+        """
         now = time.monotonic()
         due = [one for one in outputs if one.watch.next_look <= now]
         for output in due:
             output.watch.next_look = now + self._poll_interval
         here, there = self._parted(due, shared=self.sharing.fresh)
-        return _look(look, LocalReader(), here) + (
-            _look(look, self.node_reader, there) if there else []
-        )
+        yield from _look(look, LocalReader(), here)
+        if there:
+            yield from _look(look, self.node_reader, there)
 
-    def look_last(self, outputs: Sequence[Output]) -> list[tuple[Output, Progress]]:
-        """Find the last progress of outputs that are home."""
+    def look_last(self, outputs: Sequence[Output]) -> Iterator[tuple[Output, Progress]]:
+        """Find the last progress of outputs that are home; see :meth:`look`."""
         late = self.sharing.shared and not self.sharing.fresh
         there, here = self._parted(outputs, shared=late)
-        return _look(look_last, LocalReader(), here) + (
-            _look(look_last, self.node_reader, there) if there else []
-        )
+        yield from _look(look_last, LocalReader(), here)
+        if there:
+            yield from _look(look_last, self.node_reader, there)
 
     def bring_home(self, outputs: Sequence[Output]) -> list[Output]:
         """Go on bringing home the outputs of tasks that have ended.

@@ -12,7 +12,6 @@ Rules: whoever holds a lease that has not run out is the only one that starts ta
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -34,6 +33,7 @@ LEASE_S = 15.0
 
 _BEAT_S = 3.0
 _SUCCEED_S = LEASE_S + 5.0
+_LOOK_S = 0.1
 _RECORD_BYTES = 1024
 
 
@@ -59,6 +59,7 @@ class Holder:
         boot_id: Its machine's.
         pid_space: Where its process number counts (``/proc/self/ns/pid``).
         since: Since when it drives, Unix seconds.
+        makes_tasks: Whether it can make the tasks that wait.
         beat: Grows as long as it is there.
         is_over: It gave the lease back.
     """
@@ -71,6 +72,7 @@ class Holder:
     boot_id: str
     pid_space: str
     since: float
+    makes_tasks: bool = True
     beat: int = 0
     is_over: bool = False
 
@@ -79,11 +81,14 @@ class Holder:
         return f"process {self.pid} on {self.host}, since {since}"
 
     @property
+    def is_of_here(self) -> bool:
+        """Whether its process, dead or alive, is one of those that this client sees."""
+        return self.boot_id == _boot_id() and self.pid_space == _pid_space()
+
+    @property
     def is_dead(self) -> bool:
         """True where its process is certainly gone; one elsewhere can never be known to be."""
-        if self.boot_id != _boot_id():
-            return False
-        return self.pid_space == _pid_space() and _start_ticks(self.pid) != self.start_ticks
+        return self.is_of_here and _start_ticks(self.pid) != self.start_ticks
 
 
 def newest_generation(state_file: Path) -> int:
@@ -121,6 +126,18 @@ class Vigil:
         self._seen: tuple[int, int] | None = None
         self._seen_at = 0.0
 
+    def wait(self) -> Holder | None:
+        """Look until it is certain whether anybody drives the job; see :meth:`look`.
+
+        That takes a little longer than a lease holds, where the last driver is not of this machine.
+        """
+        first = self.look()
+        while (holder := self.look()) is not None:
+            if holder.is_of_here or first is None or holder.beat != first.beat:
+                return holder
+            time.sleep(_LOOK_S)
+        return None
+
     def look(self) -> Holder | None:
         """Whoever may drive the job now; None where certainly nobody does.
 
@@ -142,26 +159,23 @@ class Vigil:
 
 
 class Lease:
-    """The lease of this client; a thread of its own keeps it alive.
+    """The lease of this client; a thread of its own keeps it alive from the start."""
 
-    Attributes:
-        generation: Its number; it grows where the lease had run out and was won again.
-    """
-
-    def __init__(self, state_file: Path, holder: Holder) -> None:
-        """Take over a lease file that was just created; see :func:`claim`."""
+    def __init__(self, state_file: Path, holder: Holder, began: float) -> None:
+        """Take over a lease file that was created, not before ``began``; see :func:`claim`."""
         self._state_file = state_file
         self._holder = holder
-        self._lock = threading.Lock()
-        self._beat_at = float("-inf")
+        self._lock = threading.Lock()  # over the file, and what says whose it is
+        self._beat_at = began
         self._over = threading.Event()
         self._lost_to: Holder | None = None
         self._trouble = ""
         self._thread = threading.Thread(target=self._keep, name="allot-lease", daemon=True)
+        self._thread.start()
 
     @property
     def generation(self) -> int:
-        """Its number in the row of those that drove the job."""
+        """Its number; it grows where the lease had run out and was won again."""
         return self._holder.generation
 
     def seconds_left(self) -> float:
@@ -179,31 +193,38 @@ class Lease:
         """
         if self.seconds_left() > 0:
             return
-        self._find_successor()
+        if self._lost_to is None:
+            with self._lock:
+                self._find_successor()
+        self.check_successor()
+        raise OSError(None, self._trouble or "this client's lease has run out")
+
+    def check_successor(self) -> None:
+        """Tell of a later client, as far as one is known.
+
+        Raises:
+            SupersededError: Another client drives the job.
+        """
         if self._lost_to is not None:
             raise SupersededError(
                 f"job {self._state_file.stem} is driven by another client now: {self._lost_to}"
             )
-        raise OSError(None, self._trouble or "this client's lease has run out")
-
-    def start(self) -> None:
-        """Keep it alive from now on.
-
-        Raises:
-            OSError: It cannot be written.
-        """
-        self._beat()
-        self._thread.start()
 
     def release(self) -> None:
         """Give it back, so that the next client need not wait."""
         self._over.set()
-        if self._thread.is_alive():
+        if self._thread is not threading.current_thread():
             self._thread.join(_BEAT_S)
-        with self._lock, contextlib.suppress(OSError):  # the next client waits, or sees us dead
-            if self._lost_to is None:
+        if not self._lock.acquire(timeout=_BEAT_S):
+            return  # its file system hangs: the next client finds this one gone
+        try:
+            if self._lost_to is None and not self._holder.is_over:
                 self._holder = replace(self._holder, is_over=True)
                 self._write()
+        except OSError as error:  # the next client waits, or sees this one dead
+            _log.debug("%s: the lease cannot be given back: %s", self._state_file, error)
+        finally:
+            self._lock.release()
 
     def _keep(self) -> None:
         while not self._over.wait(_BEAT_S):
@@ -226,8 +247,11 @@ class Lease:
 
     def _find_successor(self) -> None:
         generation = newest_generation(self._state_file)
-        holder = _read(paths.lease_file(self._state_file, generation)) if generation else None
-        if generation > self.generation or (holder and holder.job_id != self._holder.job_id):
+        if not generation:
+            return
+        holder = _read(paths.lease_file(self._state_file, generation))
+        is_anothers = holder is not None and holder.job_id != self._holder.job_id
+        if generation > self.generation or is_anothers:
             self._lost_to = holder or _nobody_known(generation)
 
     def _win_again(self) -> None:
@@ -261,16 +285,17 @@ class Lease:
             os.close(descriptor)
 
 
-def claim(state_file: Path, job_id: str, after: int) -> Lease | None:
+def claim(state_file: Path, job_id: str, after: int, *, makes_tasks: bool = True) -> Lease | None:
     """Try to become the next to drive a job.
 
     Args:
         state_file: The job's state.
         job_id: The job.
-        after: The generation that is known to be over, 0 for a new job.
+        after: The generation that is known to be over, 0 where there was none.
+        makes_tasks: Whether this client can make the tasks that wait.
 
     Returns:
-        The lease, to be started; None where another client was quicker.
+        The lease, which is kept alive from now on; None where another client was quicker.
 
     Raises:
         OSError: The file cannot be made.
@@ -286,12 +311,14 @@ def claim(state_file: Path, job_id: str, after: int) -> Lease | None:
         boot_id=_boot_id(),
         pid_space=_pid_space(),
         since=time.time(),
+        makes_tasks=makes_tasks,
     )
+    began = now()
     try:
         _create(state_file, holder)
     except FileExistsError:
         return None
-    return Lease(state_file, holder)
+    return Lease(state_file, holder, began)
 
 
 def forget_earlier(state_file: Path, generation: int) -> None:
@@ -307,9 +334,13 @@ def _create(state_file: Path, holder: Holder) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.pwrite(descriptor, _encoded(holder), 0)
-    finally:
-        os.close(descriptor)
+        try:
+            os.pwrite(descriptor, _encoded(holder), 0)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        file.unlink(missing_ok=True)  # an empty one would be somebody's whom nobody knows
+        raise
 
 
 def _encoded(holder: Holder) -> bytes:

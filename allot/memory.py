@@ -5,6 +5,7 @@ Rules: used by the monitor's thread only.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from allot.records import CancelRecord, Changes, JobRecord, JobState, NodeRecord
 from allot.script import Launch
 from allot.seats import Seat
 
+_ORDERS_KEPT = 50
+
 
 class Memory:
     """Keeps what a later client needs, and tells what changed.
@@ -22,12 +25,16 @@ class Memory:
     Attributes:
         cancels: Running tasks that are to be cancelled.
         stopped: Failures stopped the job: nothing is retried any more.
+        job_id: Identifier of this run of the job.
+        nnodes: Number of nodes used at the start.
     """
 
     def __init__(self, job: JobRecord, tasks: Iterable[TaskRecord] = ()) -> None:
         """Begin with a new job, or with the records of an earlier client."""
         self.cancels: dict[int, CancelRecord] = {}
         self.stopped = job.stopped
+        self.job_id, self.nnodes = job.job_id, job.nnodes
+        self._followed = deque(job.followed, _ORDERS_KEPT)
         self._job = job
         self._launches: dict[int, Launch] = {}
         self._error_files: dict[int, Path] = {}
@@ -51,6 +58,14 @@ class Memory:
     def note_order(self, proc_id: int) -> None:
         """Have a running task told of at the next opportunity."""
         self._ordered[proc_id] = None
+
+    def note_followed(self, key: str) -> None:
+        """Remember that an order of another client was followed."""
+        self._followed.append(key)
+
+    def was_followed(self, key: str) -> bool:
+        """Whether an order was followed, by this client or an earlier one."""
+        return key in self._followed
 
     def launches_on(self, ledger: Ledger, node_id: int) -> list[Launch]:
         """What was sent to a node and is not over yet."""
@@ -78,15 +93,19 @@ class Memory:
 
     def state(self, ledger: Ledger, seats: Mapping[int, Seat]) -> JobState:
         """Everything."""
-        job = replace(self._job, stopped=self.stopped)
+        job = self._job_now
         nodes = tuple(seats[node_id].record for node_id in sorted(seats))
         tasks = tuple(self._task(ledger, proc_id) for proc_id in range(len(ledger)))
         return JobState(job, nodes, tasks)
 
+    @property
+    def _job_now(self) -> JobRecord:
+        return replace(self._job, stopped=self.stopped, followed=tuple(self._followed))
+
     def _changed_job(self) -> JobRecord | None:
-        if self.stopped == self._job.stopped:
+        if self.stopped == self._job.stopped and tuple(self._followed) == self._job.followed:
             return None
-        self._job = replace(self._job, stopped=self.stopped)
+        self._job = self._job_now
         return self._job
 
     def _nodes(self, seats: Mapping[int, Seat], all_of: bool) -> tuple[NodeRecord, ...]:

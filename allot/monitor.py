@@ -18,12 +18,13 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from allot.errors import AllotError, ConnectionFailedError
+from allot.desk import OrderDesk
+from allot.errors import AllotError, ConfigError, ConnectionFailedError
 from allot.foreman import Foreman
 from allot.lease import SupersededError
 from allot.memory import needs_disk
 from allot.model import NodeStatus, TaskState, TaskStatus
-from allot.orders import Order, OrderBook
+from allot.orders import Order
 from allot.output import Reader
 from allot.records import Changes, JobState
 from allot.seats import Seat
@@ -72,7 +73,7 @@ class Monitor(Watched):
         self._foreman = foreman
         self._pool = pool
         self._store = store
-        self._orders = OrderBook(store.state_file)
+        self._desk = OrderDesk(store.state_file, foreman.memory, self._obey)
         self._recruit = recruit
         self._hang_up = hang_up
         self._give_way: Callable[[], None] = lambda: None
@@ -193,9 +194,11 @@ class Monitor(Watched):
             foreman.seat(order.node).drain("drained by the user")
         elif order.kind == "resume":
             foreman.seat(order.node).resume()
-        else:
+        elif order.kind == "down":
             foreman.give_up(foreman.seat(order.node))
-        self._keep()
+        else:
+            raise ConfigError(f"a client that drives a job cannot be told to {order.kind}")
+        self._keep(durable=True)
         if self._unkept is not None:
             raise AllotError(f"the order is followed, but cannot be recorded: {self._unkept}")
         return count
@@ -229,6 +232,8 @@ class Monitor(Watched):
                 result = order()
             except Exception as error:
                 done.set_exception(error)  # raised again where the order came from
+                if isinstance(error, SupersededError):
+                    raise
                 return
             self._publish()  # before anyone can ask what came of it
             done.set_result(result)
@@ -246,6 +251,7 @@ class Monitor(Watched):
         is_superseded = False
         try:
             while not self._closing.is_set():
+                self._store.lease.check_successor()
                 self._dispatch()
                 self._collect(self._seconds_to_next_turn())
                 self._take_orders()
@@ -279,7 +285,7 @@ class Monitor(Watched):
         else:
             self.is_over = True
 
-    def _keep(self, *, all_of: bool = False) -> None:
+    def _keep(self, *, all_of: bool = False, durable: bool = False) -> None:
         """Write down what changed; a placement must be on disk before it is sent."""
         now = time.monotonic()
         is_final = self._foreman.ledger.is_final
@@ -287,10 +293,9 @@ class Monitor(Watched):
         if all_of:
             self._keep_all_at = now + _KEEP_ALL_S
         changes = self._foreman.take_changes(all_of=all_of)
-        is_durable = needs_disk(changes) or is_final
+        is_durable = durable or is_final or self._unkept is not None or needs_disk(changes)
         try:
-            if self._unkept is not None or changes != _NOTHING:
-                is_durable |= self._unkept is not None
+            if self._unkept is not None or changes != _NOTHING or not self._is_intact(all_of):
                 self._store.commit(changes, lambda: self._foreman.state, durable=is_durable)
         except OSError as error:
             if self._unkept is None:
@@ -305,25 +310,22 @@ class Monitor(Watched):
             self._tell(f"the state of job {self._store.state_file.stem} can be written again")
             self._unkept = None
 
+    def _is_intact(self, is_time: bool) -> bool:
+        """Whether the state is there as it was written; looked at now and then."""
+        return not is_time or self._store.is_whole
+
     def _take_orders(self) -> None:
         now = time.monotonic()
         if now < self._orders_at:
             return
         self._orders_at = now + _ORDERS_S
         try:
-            self._follow_orders()
+            asked_to_leave = self._desk.follow()
         except OSError as error:
             _log.warning("orders of other clients cannot be looked for: %s", error)
-
-    def _follow_orders(self) -> None:
-        for key, order in self._orders.take():
-            try:
-                answer: int | AllotError = self._obey(order)
-            except SupersededError:
-                raise
-            except AllotError as error:
-                answer = error
-            self._orders.answer(key, answer)
+            return
+        if asked_to_leave and self._foreman.makes_no_tasks:
+            raise SupersededError("another client can make the tasks that wait")
 
     def _publish(self) -> None:
         with self.changed:

@@ -28,7 +28,6 @@ from allot.records import JobRecord, TaskRecord
 from allot.roster import Member, choose
 from allot.scheduler import cap_warning, plan
 from allot.seats import Seat
-from allot.store import Store
 
 _RENDEZVOUS_PORTS = 16
 _ASK_AGAIN_S = 2.0
@@ -61,9 +60,10 @@ class Muster:
         if nnodes is not None and nnodes > len(self._specs):
             raise ConfigError(f"nnodes is {nnodes}, but only {len(self._specs)} nodes are named")
         with outfit.sharing_test() as test:
-            outfit.candidates = outfit.roster.ask(self._specs, outfit.names, test, nnodes)
+            asked = outfit.roster.ask(self._specs, outfit.names, test, nnodes)
+            outfit.candidates = dict(enumerate(asked))
             self._wait_for_nodes(test)
-        return choose(outfit.candidates, nnodes)
+        return choose(list(outfit.candidates.values()), nnodes)
 
     def launch(
         self,
@@ -115,28 +115,19 @@ class Muster:
         ]
         self._warn(used, places)
         lease = claim()
-        seats = [
-            outfit.seat(member, place, launcher, lease)
-            for member, place in zip(used, places, strict=True)
-        ]
-        memory = Memory(self._record(len(places), group), kept.values())
-        foreman = Foreman(ledger, launcher, seats, settings, memory)
-        for placement, launch in wave:
-            foreman.send(placement, launch)
         try:
-            store = Store(state_file, lease, foreman.state)
-        except OSError as error:
-            raise ConfigError(
-                f"the state of the job cannot be kept in {state_file}: {error.strerror or error}; "
-                "nothing was started"
-            ) from error
-        return Monitor(
-            foreman,
-            self._pool,
-            store,
-            recruit=lambda node_id: outfit.recruit(node_id, launcher, lease),
-            hang_up=outfit.hang_up,
-        )
+            seats = [
+                outfit.seat(member, place, launcher, lease)
+                for member, place in zip(used, places, strict=True)
+            ]
+            memory = Memory(self._record(len(places), group), kept.values())
+            foreman = Foreman(ledger, launcher, seats, settings, memory)
+            for placement, launch in wave:
+                foreman.send(placement, launch)
+            return outfit.monitor(foreman, launcher, lease, state_file)
+        except BaseException:
+            lease.release()
+            raise
 
     def _record(self, nnodes: int, group: Group | None) -> JobRecord:
         charter = self._outfit.charter
@@ -156,14 +147,12 @@ class Muster:
         give_up = time.monotonic() + self._settings.wait_for_nodes
         need = self._settings.nnodes or 1
         while True:
-            states = [candidate.state for candidate in outfit.candidates]
+            states = [candidate.state for candidate in outfit.candidates.values()]
             left = give_up - time.monotonic()
             if states.count(NodeState.READY) >= need or left <= 0:
                 return
             outfit.closing.wait(min(_ASK_AGAIN_S, left))
-            others = [
-                i for i, one in enumerate(outfit.candidates) if one.state is not NodeState.READY
-            ]
+            others = [i for i, one in outfit.candidates.items() if one.state is not NodeState.READY]
             for member in (outfit.candidates[i].member for i in others):
                 if member is not None:
                     member.node.close()

@@ -65,8 +65,23 @@ __allot_all_ended() {
   done < "$1"
   [[ ${#open[@]} == 0 ]]
 }
+__allot_is_guarded() {
+  local file pid ticks boot
+  for file in "$__allot_dir"/[0-9]*.*[0-9]; do
+    read -r pid ticks boot < "$file" || continue
+    [[ $boot != "$__allot_boot" ]] || ! __allot_is "$pid" "$ticks" || return 0
+  done
+  return 1
+}
 __allot_clean_up() {
+  local tries=0
+  # A guard may be about to end its task: what it needs for that must stay. Most just leave.
+  while __allot_is_guarded; do
+    ((tries++ < 20)) || return
+    sleep 0.05
+  done
   rm -rf -- "$__allot_dir"
   rmdir -- "${__allot_dir%/*}"
+  [[ -e $__allot_dir ]] || echo gone
 } 2> /dev/null
 """.replace("_DAYS_", str(KEPT_DAYS))

@@ -19,7 +19,7 @@ from allot import paths
 from allot.codec import decode, encode
 from allot.errors import AllotError, ConfigError
 
-Kind: TypeAlias = Literal["cancel", "rerun", "drain", "resume", "down"]
+Kind: TypeAlias = Literal["cancel", "rerun", "drain", "resume", "down", "give way"]
 
 _ORDER, _ANSWER = ".order", ".answer"
 
@@ -29,7 +29,8 @@ class Order:
     """One order.
 
     Attributes:
-        kind: What is to be done.
+        kind: What is to be done; ``give way`` has a client that cannot make tasks let another
+            one drive the job.
         proc_ids: To which tasks, for cancel and rerun; None: to all it makes sense for.
         grace: Seconds between TERM and KILL, for cancel.
         node: To which node, for the others.
@@ -42,6 +43,12 @@ class Order:
 
 
 @dataclass(frozen=True)
+class _Letter:
+    job_id: str
+    order: Order
+
+
+@dataclass(frozen=True)
 class _Answer:
     count: int = 0
     error: str = ""
@@ -51,9 +58,10 @@ class _Answer:
 class OrderBook:
     """The orders of one job."""
 
-    def __init__(self, state_file: Path) -> None:
+    def __init__(self, state_file: Path, job_id: str) -> None:
         """Look beside a job's state."""
         self._state_file = state_file
+        self._job_id = job_id
 
     def give(self, order: Order) -> str:
         """Give an order to whoever drives the job.
@@ -65,13 +73,18 @@ class OrderBook:
             OSError: It cannot be written.
         """
         key = f"{time.time_ns():020}-{os.getpid()}-{secrets.token_hex(4)}"
-        _write(paths.order_file(self._state_file, key), encode(order))
+        _write(paths.order_file(self._state_file, key), encode(_Letter(self._job_id, order)))
         return key
 
+    def waits(self, key: str) -> bool:
+        """Whether nobody has taken an order yet."""
+        return paths.order_file(self._state_file, key).exists()
+
     def withdraw(self, key: str) -> None:
-        """Take an order back that nobody answered."""
+        """Take an order back, and what came of it."""
         with contextlib.suppress(OSError):
             paths.order_file(self._state_file, key).unlink(missing_ok=True)
+            paths.answer_file(self._state_file, key).unlink(missing_ok=True)
 
     def take_answer(self, key: str) -> int | AllotError | None:
         """What came of an order: a number of tasks, what was wrong, or None: no answer yet."""
@@ -82,7 +95,6 @@ class OrderBook:
             return None
         except (OSError, ValueError, RecursionError) as error:
             return AllotError(f"{file}: the answer to an order makes no sense: {error}")
-        file.unlink(missing_ok=True)
         if answer.error:
             return (ConfigError if answer.is_config_error else AllotError)(answer.error)
         return answer.count
@@ -100,11 +112,12 @@ class OrderBook:
         for name in sorted(name for name in names if name.startswith(stem)):
             key = name.removeprefix(stem).removesuffix(_ORDER)
             file = paths.order_file(self._state_file, key)
-            if paths.answer_file(self._state_file, key).exists():
-                file.unlink(missing_ok=True)  # it was followed by a driver that died then
-                continue
             try:
-                taken.append((key, decode(Order, json.loads(file.read_text(encoding="utf-8")))))
+                letter = decode(_Letter, json.loads(file.read_text(encoding="utf-8")))
+                if letter.job_id != self._job_id:
+                    self.answer(key, AllotError(f"{file} was meant for job {letter.job_id}"))
+                    continue
+                taken.append((key, letter.order))
             except FileNotFoundError:
                 continue
             except (OSError, ValueError, RecursionError) as error:

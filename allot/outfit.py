@@ -19,10 +19,13 @@ from allot.driver import NodeDriver
 from allot.errors import ConfigError
 from allot.events import BEGINNING, Cursor
 from allot.foothold import Mandate
+from allot.foreman import Foreman
 from allot.harvest import Harvest
 from allot.hostfile import node_names
 from allot.launcher import Launcher, Place
+from allot.lease import Lease
 from allot.model import NodeHealth, NodeSpec, NodeState, NodeStatus
+from allot.monitor import Monitor
 from allot.node import Gateway, Node
 from allot.output import is_on_local_file_system
 from allot.probe import NodeFacts, NodeProbe, Sharing, SharingTest, look_again, probe_node
@@ -32,6 +35,7 @@ from allot.scheduler import Demand, nominal_slots, room_objection
 from allot.seats import Seat, Terms
 from allot.settings import Settings
 from allot.sshconfig import resolve
+from allot.store import Store
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Outfit:
 
     Attributes:
         charter: The job.
-        candidates: Every node that was asked, in the host file's order.
+        candidates: Every node that was asked, by its place in the host file.
         used_names: The names of the nodes used, by ``node_id``.
         names: Every node named, by its place in the host file.
         roster: Asks nodes.
@@ -71,13 +75,14 @@ class Outfit:
         """Prepare; nothing is asked yet."""
         settings = charter.settings
         self.charter = charter
-        self.candidates: list[Candidate] = []
+        self.candidates: dict[int, Candidate] = {}
         self.used_names: list[str] = []
         self.demand = Demand(
             settings.cpus_per_task or 1, settings.mem_per_task, settings.gpus_per_task
         )
         self.terms = Terms(charter.probe, self.demand, settings.oversubscribe)
         self.closing = threading.Event()
+        self._pool = pool
         self._gateway = Gateway()
         self.roster = Roster(
             pool, self._gateway, charter.probe, charter.ssh_config, self._room_objection
@@ -153,6 +158,30 @@ class Outfit:
         seat.revive(record, connect=connect)
         return seat
 
+    def monitor(
+        self, foreman: Foreman, launcher: Launcher, lease: Lease, state_file: Path
+    ) -> Monitor:
+        """What drives the job, to be started; its state is on disk then.
+
+        Raises:
+            ConfigError: The state cannot be written.
+            SupersededError: Another client was quicker.
+        """
+        try:
+            store = Store(state_file, lease, foreman.state)
+        except OSError as error:
+            raise ConfigError(
+                f"the state of the job cannot be kept in {state_file.parent}: "
+                f"{error.strerror or error}; nothing was started"
+            ) from error
+        return Monitor(
+            foreman,
+            self._pool,
+            store,
+            recruit=lambda node_id: self.recruit(node_id, launcher, lease),
+            hang_up=self.hang_up,
+        )
+
     def node(self, record: NodeRecord) -> Node:
         """A node that an earlier client used, to be connected.
 
@@ -170,7 +199,7 @@ class Outfit:
                 continue
             with self.sharing_test() as test:
                 candidate = self.roster.ask_one(spec, name, number, test)
-            self._note_candidate(number, candidate)
+            self.candidates[number] = candidate
             if candidate.member is None:
                 continue
             if candidate.state is NodeState.READY:
@@ -182,12 +211,6 @@ class Outfit:
     def _note_used(self, name: str) -> None:
         if name not in self.used_names:
             self.used_names.append(name)
-
-    def _note_candidate(self, number: int, candidate: Candidate) -> None:
-        if number < len(self.candidates):
-            self.candidates[number] = candidate
-        else:
-            self.candidates.append(candidate)
 
     @contextmanager
     def sharing_test(self) -> Iterator[SharingTest]:

@@ -180,6 +180,7 @@ class Watch:
         offset: Bytes read so far.
         next_look: Seconds on the monotonic clock.
         looks: How often it was looked at.
+        told: The progress that was told last.
         parser: Where the markers are found.
     """
 
@@ -187,6 +188,7 @@ class Watch:
     offset: int = 0
     next_look: float = 0.0
     looks: int = 0
+    told: Progress | None = None
     parser: MarkerParser = field(default_factory=MarkerParser)
 
 
@@ -199,7 +201,6 @@ def look(reader: Reader, watches: Sequence[Watch]) -> list[tuple[Watch, Progress
     Returns:
         The watches whose progress is new, with it.
     """
-    before = [watch.parser.latest for watch in watches]
     _look_for_new_files(reader, watches)
     for first in range(0, len(watches), _GROUP):
         due = list(watches[first : first + _GROUP])
@@ -208,7 +209,7 @@ def look(reader: Reader, watches: Sequence[Watch]) -> list[tuple[Watch, Progress
             if not due:
                 break
             _skip_ahead(reader, due)
-    return _news(watches, before)
+    return _news(watches)
 
 
 def look_last(reader: Reader, watches: Sequence[Watch]) -> list[tuple[Watch, Progress]]:
@@ -217,7 +218,6 @@ def look_last(reader: Reader, watches: Sequence[Watch]) -> list[tuple[Watch, Pro
     Returns:
         The watches whose progress is new, with it.
     """
-    before = [watch.parser.latest for watch in watches]
     reader.forget([watch.path for watch in watches])
     sizes = reader.sizes([watch.path for watch in watches])
     for watch, size in zip(watches, sizes, strict=True):
@@ -235,17 +235,18 @@ def look_last(reader: Reader, watches: Sequence[Watch]) -> list[tuple[Watch, Pro
             if watch.parser.feed(data) is not None:
                 break
             end = start
-    return _news(watches, before)
+    return _news(watches)
 
 
-def _news(
-    watches: Sequence[Watch], before: Sequence[Progress | None]
-) -> list[tuple[Watch, Progress]]:
-    return [
-        (watch, watch.parser.latest)
-        for watch, old in zip(watches, before, strict=True)
-        if watch.parser.latest is not None and watch.parser.latest != old
-    ]
+def _news(watches: Sequence[Watch]) -> list[tuple[Watch, Progress]]:
+    """What was not told yet, also of what was found in a look that broke off."""
+    news = []
+    for watch in watches:
+        latest = watch.parser.latest
+        if latest is not None and latest != watch.told:
+            watch.told = latest
+            news.append((watch, latest))
+    return news
 
 
 def _look_for_new_files(reader: Reader, watches: Sequence[Watch]) -> None:

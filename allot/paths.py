@@ -45,11 +45,15 @@ def journal_file(state_file: Path, generation: int, serial: int) -> Path:
     return state_file.with_name(f"{state_file.stem}.{generation}-{serial}.journal")
 
 
-def journal_numbers(state_file: Path, file_name: str) -> tuple[int, int] | None:
-    """Generation and serial of a journal of that job; None for any other name."""
-    found = re.fullmatch(
-        rf"{re.escape(state_file.stem)}\.(\d{{1,9}})-(\d{{1,9}})\.journal", file_name
-    )
+def snapshot_file(state_file: Path, generation: int, serial: int) -> Path:
+    """All of a job at a time: that of a client, and its number among that client's."""
+    return state_file.with_name(f"{state_file.stem}.{generation}-{serial}.snapshot")
+
+
+def numbers_of(state_file: Path, file_name: str, kind: str) -> tuple[int, int] | None:
+    """Generation and serial of a ``journal`` or ``snapshot`` of that job; None for other names."""
+    stem = re.escape(state_file.stem)
+    found = re.fullmatch(rf"{stem}\.(\d{{1,9}})-(\d{{1,9}})\.{kind}", file_name)
     return None if found is None else (int(found[1]), int(found[2]))
 
 

@@ -22,6 +22,8 @@ from allot.store import StoredState
 from allot.watched import Watched
 from allot.watcher import Watcher
 
+_PATIENCE_S = 5.0
+
 
 class Post:
     """One job, watched from here until it is left.
@@ -61,6 +63,15 @@ class Post:
         self._lock = threading.Lock()  # over a change, and the next
         self._is_left = False
 
+    @property
+    def notice(self) -> str:
+        """What the user should know of who drives the job instead of this client, or empty."""
+        if self.driver is not None:
+            return f"is driven by {self.driver}; this client watches it"
+        if self.trouble:
+            return f"is only watched, it cannot be driven from here: {self.trouble}"
+        return ""
+
     def take(self, monitor: Monitor, outfit: Outfit) -> None:
         """Begin with a new job."""
         self.watched, self.outfit = monitor, outfit
@@ -74,9 +85,13 @@ class Post:
             ConfigError: The ssh configuration makes no sense, or the state cannot be written.
             StateFileError: The state cannot be read.
         """
-        if not stored.head.copy_of and (lease := self._try_to_win(stored)) is not None:
-            self._drive(lease)
-        else:
+        lease = None if stored.head.frozen else self._try_to_win(stored)
+        if lease is not None:
+            try:
+                self._drive(lease)
+            except (AllotError, OSError) as error:
+                self.trouble = str(error)
+        if self.watched is None:
             self._begin_watching(stored)
 
     def _try_to_win(self, stored: StoredState) -> Lease | None:
@@ -85,7 +100,12 @@ class Post:
             self.driver = vigil.look()
             if self.driver is not None:
                 return None
-            lease = claim(self.state_file, stored.remembered.job.job_id, vigil.generation)
+            lease = claim(
+                self.state_file,
+                stored.remembered.job.job_id,
+                vigil.generation,
+                makes_tasks=self._task_factory is not None,
+            )
             self.driver = vigil.look() if lease is None else None
         except OSError as error:
             self.trouble = f"{self.state_file.parent}: {error.strerror or error}"
@@ -128,11 +148,12 @@ class Post:
                     f"{self.state_file} is that of a later job now: this one was put away to "
                     f"{self.state_file.parent / job_id}"
                 )
-            self._begin_watching(stored)
+            self._begin_watching(stored, patience=_PATIENCE_S)
 
-    def _begin_watching(self, stored: StoredState) -> None:
+    def _begin_watching(self, stored: StoredState, patience: float = 0.0) -> None:
         outfit = self._new_outfit(stored.remembered.state)
-        watcher = Watcher(stored, outfit.node)
+        makes_tasks = self._task_factory is not None
+        watcher = Watcher(stored, outfit.node, makes_tasks=makes_tasks, patience=patience)
         self.watched, self.outfit = watcher, outfit
         watcher.start(self._drive, say)
 

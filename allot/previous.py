@@ -1,15 +1,15 @@
 """A job of the same name that was there before: refused, cancelled, or put away.
 
-Rules: nothing of an earlier job is lost. Its state and its outputs go together to
-``.allot/<its job_id>/``, once nothing can be in the way of the new job any more; the state goes
-last, so that a move broken off is taken up again.
+Rules: nothing of an earlier job is lost. Its outputs and a copy of its state go together to
+``.allot/<its job_id>/``, once nothing but the disk can be in the way of the new job any more, and
+its name belongs to the new one. Its state file stays until the new job's takes its place, so that
+a move that was broken off is taken up again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,13 +55,13 @@ def refuse(state: JobState, state_file: Path) -> JobExistsError:
 
 
 def driven_by(state_file: Path) -> Holder | None:
-    """Who may drive a job now, or None.
+    """Who may drive a job now, or None; it takes some seconds where that client was elsewhere.
 
     Raises:
         ConfigError: That cannot be found out.
     """
     try:
-        return Vigil(state_file).look()
+        return Vigil(state_file).wait()
     except OSError as error:
         raise ConfigError(f"{state_file.parent} cannot be read: {error.strerror}") from error
 
@@ -69,23 +69,31 @@ def driven_by(state_file: Path) -> Holder | None:
 def completed(state: JobState) -> Mapping[int, TaskRecord]:
     """The tasks of a job that need not run again, by ``proc_id``."""
     return {
-        task.status.proc_id: replace(task, avoids=frozenset(), retried=0)
+        task.status.proc_id: replace(
+            task, status=replace(task.status, node_id=None), avoids=frozenset(), retried=0
+        )
         for task in state.tasks
         if task.status.state is TaskState.COMPLETED
     }
 
 
-def claim_new(state_file: Path, job_id: str) -> Lease:
-    """Become the one that drives a new job, where no other is.
+def claim_new(state_file: Path, job_id: str, previous: JobState | None) -> Lease:
+    """Become the one that drives a new job; a client that has the earlier one still loses it.
 
     Raises:
-        JobExistsError: Another client began one of this name at the same moment.
+        JobExistsError: Another client began one of this name at the same moment, or runs tasks
+            of the earlier one again.
         ConfigError: The lease cannot be written.
     """
     try:
         vigil = Vigil(state_file)
         holder = vigil.look()
-        lease = claim(state_file, job_id, vigil.generation) if holder is None else None
+        earlier = None if previous is None else previous.job.job_id
+        is_free = holder is None or holder.job_id == earlier
+        if not is_free:
+            holder = vigil.wait()
+            is_free = holder is None
+        lease = claim(state_file, job_id, vigil.generation) if is_free else None
     except OSError as error:
         raise ConfigError(
             f"the state of the job cannot be kept in {state_file.parent}: "
@@ -96,6 +104,14 @@ def claim_new(state_file: Path, job_id: str) -> Lease:
             f"a job {state_file.stem} was just begun in {state_file.parent.parent} by "
             f"{holder or 'another client'}: give this one another name"
         )
+    try:
+        found = find_previous(state_file)
+        was_over = previous is not None and is_over(previous)
+        if found is not None and (found.job.job_id != earlier or (was_over and not is_over(found))):
+            raise refuse(found, state_file)
+    except BaseException:
+        lease.release()
+        raise
     return lease
 
 
@@ -118,11 +134,8 @@ def put_away(state: JobState, state_file: Path, kept: Mapping[int, TaskRecord]) 
         for proc_id, task in enumerate(state.tasks):
             if proc_id not in kept:
                 tasks[proc_id] = _move(task, output_dir, archive)
-        moved = replace(state, tasks=tuple(tasks))
-        write_whole(archive / state_file.name, write_snapshot(moved, Head()), "moved")
-        state_file.unlink(missing_ok=True)
-        for file in _beside(state_file):
-            file.unlink(missing_ok=True)
+        moved = write_snapshot(replace(state, tasks=tuple(tasks)), Head(put_away=True))
+        write_whole(archive / state_file.name, moved, "moved")
     except OSError as error:
         raise ConfigError(
             f"the earlier job {state.job.job_id} cannot be moved to {archive}: "
@@ -152,11 +165,3 @@ def _moved(file: Path | None, output_dir: Path, archive: Path) -> Path | None:
     if file is None or not file.is_relative_to(output_dir):
         return file
     return archive / file.relative_to(output_dir)
-
-
-def _beside(state_file: Path) -> Iterator[Path]:
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(state_file.parent):
-            is_lease = paths.generation_of(state_file, name) is not None
-            if is_lease or paths.journal_numbers(state_file, name) is not None:
-                yield state_file.with_name(name)

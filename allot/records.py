@@ -101,6 +101,7 @@ class JobRecord:
         params: The tasks' parameters, by ``proc_id``; None where the job has none.
         group: Set where the tasks are one torch process group.
         stopped: Failures stopped the job: nothing is retried any more.
+        followed: The last orders of other clients that were followed, by their keys.
     """
 
     job_id: str
@@ -113,6 +114,7 @@ class JobRecord:
     params: tuple[Params, ...] | None = None
     group: Group | None = None
     stopped: bool = False
+    followed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

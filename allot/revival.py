@@ -9,7 +9,6 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from pathlib import Path
 
-from allot.errors import ConfigError
 from allot.foreman import Foreman
 from allot.launcher import Job, Launcher, TaskFactory
 from allot.lease import Lease
@@ -18,7 +17,6 @@ from allot.memory import Memory, entries
 from allot.monitor import Monitor
 from allot.outfit import Charter, Outfit
 from allot.records import JobState
-from allot.store import Store
 
 
 def charter_of(state: JobState, ssh_config: Path | None) -> Charter:
@@ -65,7 +63,8 @@ def revive(
     for task in state.tasks:
         launcher.remember(task.status.proc_id, (task.status.output_file, task.error_file))
     outfit.used_names += [node.name for node in state.nodes]
-    connect = not ledger.is_final
+    # One that is over is connected to where something of it is left, to be removed.
+    connect = not ledger.is_final or any(node.is_prepared for node in state.nodes)
     seats = list(
         pool.map(lambda node: outfit.seat_of(node, launcher, lease, connect=connect), state.nodes)
     )
@@ -74,16 +73,4 @@ def revive(
     for seat in seats:
         seat.driver.adopt(memory.launches_on(ledger, seat.place.node_id))
     foreman.pick_up()
-    try:
-        store = Store(state_file, lease, foreman.state)
-    except OSError as error:
-        raise ConfigError(
-            f"the state of the job cannot be kept in {state_file}: {error.strerror or error}"
-        ) from error
-    return Monitor(
-        foreman,
-        pool,
-        store,
-        recruit=lambda node_id: outfit.recruit(node_id, launcher, lease),
-        hang_up=outfit.hang_up,
-    )
+    return outfit.monitor(foreman, launcher, lease, state_file)

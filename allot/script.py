@@ -181,7 +181,11 @@ def cancel_script(orders: Iterable[CancelOrder], *, generation: int) -> str:
 
 
 def clean_up_script(generation: int) -> str:
-    """Remove a node's job directory, unless a later client has it; needs :func:`prelude`."""
+    """Remove a node's job directory, unless a later client has it; needs :func:`prelude`.
+
+    Returns:
+        Bash that prints ``gone`` if it is.
+    """
     return f"! __allot_may {generation} > /dev/null || __allot_clean_up"
 
 
@@ -263,6 +267,9 @@ unset -f __allot_setup_failed
 # what an exported SHELLOPTS would hand on; what comes from the user is evaluated last, when none
 # of our variables is needed any more.
 #
+# The kernel hangs up on a process group that is stopped when its Bash ends (setpgid(2)): to a
+# recorder that means nothing.
+#
 # A recorder's traps stand before its start line does: who finds it may tell it at once. They are
 # run within `wait`, which returns then (above 128), and is asked again for the exit code; some
 # Bashes return also when the child is stopped.
@@ -322,6 +329,7 @@ __allot_open() {
 }
 __allot_look_for_room() {
   local test=${out%/*}/.allot-$__allot_job-$p.$a
+  : > "$test" || return
   printf '%65536s' '' > "$test" || __allot_note W "$p" "$a" full
   rm -f -- "$test"
 }
@@ -329,6 +337,7 @@ __allot_record() {
   local p=$1 a=$2 l=$3 out=$4 err=$5 cwd=$6 own=$7 script=$8 code full=0
   local claim=$__allot_dir/$1.$2 mark=$__allot_job/$1/$2 me=$BASHPID ticks
   local task= timer= told= cause=end deadline=$__allot_never
+  trap : HUP
   trap 'told=yes; __allot_ordered' TERM
   trap 'told=yes; __allot_stop timeout "$__allot_limit_grace"' ALRM
   __allot_claim || return

@@ -166,7 +166,8 @@ class Seat:
         self._complaint = turn.complaint
         self._heard_at = now
         for key in self._told:
-            self.orphans.pop(key, None)
+            if key not in turn.owed:
+                self.orphans.pop(key, None)
         self.due = None if turn.pause is None else now + turn.pause
         self._update()
 

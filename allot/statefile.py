@@ -15,10 +15,10 @@ Rules: pure; whatever the bytes are, ``StateFileError`` says what is wrong with 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 from zlib import crc32
 
 from allot.codec import decode, encode
@@ -30,7 +30,7 @@ VERSION = 1
 """Of the format; a file of a higher one is refused."""
 
 _KIND = "state"
-_HEAD = ("generation", "serial", "copy_of")
+_HEAD = ("generation", "serial", "copy_of", "put_away")
 _LINE = re.compile(rb"([0-9a-f]{8}) (([D-]) .*)", re.DOTALL)
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -43,11 +43,25 @@ class Head:
         generation: That of the client which wrote it.
         serial: Its number among that client's.
         copy_of: For a copy that was saved elsewhere: the state file it was made from.
+        put_away: A later job took its name: it can be looked at, and no more.
     """
 
     generation: int = 0
     serial: int = 0
     copy_of: str = ""
+    put_away: bool = False
+
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """Generation and serial; of two snapshots of one job the higher ones are the later."""
+        return self.generation, self.serial
+
+    @property
+    def frozen(self) -> str:
+        """Why no job can be driven by it, or empty."""
+        if self.put_away:
+            return "was put away when a later job took its name"
+        return f"is a copy: load {self.copy_of} to give orders" if self.copy_of else ""
 
 
 def write_snapshot(state: JobState, head: Head) -> bytes:
@@ -206,26 +220,43 @@ def _check(state: JobState) -> None:
     node_ids = [node.node_id for node in state.nodes]
     if node_ids != list(range(len(node_ids))):
         raise ValueError(f"the nodes are numbered {node_ids[:9]}")
+    if not all(math.isfinite(node.facts.clock_offset) for node in state.nodes):
+        raise ValueError("the clock of a node cannot be told")
     params = state.job.params
     if params is not None and len(params) != len(state.tasks):
         raise ValueError(f"{len(params)} params for {len(state.tasks)} tasks")
+    taken: set[tuple[object, ...]] = set()
     for proc_id, task in enumerate(state.tasks):
         problem = _problem(proc_id, task, len(node_ids))
         if problem:
             raise ValueError(f"tasks[{proc_id}]: {problem}")
+        if task.status.state is TaskState.RUNNING:
+            node_id = task.status.node_id
+            places = {(node_id, "slot", task.status.local_id)}
+            places |= {(node_id, "GPU", gpu) for gpu in task.gpu_ids}
+            if taken & places:
+                raise ValueError(f"tasks[{proc_id}]: another task has its slot or GPU")
+            taken |= places
 
 
 def _problem(proc_id: int, task: TaskRecord, nnodes: int) -> str:
-    status, launch = task.status, task.launch
-    progress: Any = status.progress
+    status, progress = task.status, task.status.progress
+    problem = ""
     if status.proc_id != proc_id or status.attempt < 0:
-        return f"it is numbered {status.proc_id}, attempt {status.attempt}"
-    if progress is not None and not 0 <= progress.step <= progress.total > 0:
-        return f"its progress is {progress.step} of {progress.total}"
-    if status.state is not TaskState.RUNNING:
-        return ""
+        problem = f"it is numbered {status.proc_id}, attempt {status.attempt}"
+    elif progress is not None and not (0 <= progress.step <= progress.total > 0):
+        problem = f"its progress is {progress.step} of {progress.total}"
+    elif not all(math.isfinite(time or 0.0) for time in (status.started_at, status.ended_at)):
+        problem = f"its times are {status.started_at} and {status.ended_at}"
+    elif status.state is TaskState.RUNNING:
+        problem = _problem_of_place(task, nnodes)
+    return problem
+
+
+def _problem_of_place(task: TaskRecord, nnodes: int) -> str:
+    status, launch = task.status, task.launch
     if status.node_id not in range(nnodes) or status.local_id is None or launch is None:
         return "it runs, but it is not told where or what"
-    if (launch.proc_id, launch.attempt) != (proc_id, status.attempt):
+    if (launch.proc_id, launch.attempt) != (status.proc_id, status.attempt):
         return "what runs is another task"
     return ""

@@ -1,8 +1,10 @@
 """A job's state on disk: written by the client that drives the job, read by all others.
 
-A snapshot (``<job_name>.json``) is replaced as a whole: written under another name, made sure to
-be on disk, renamed. What changes since goes to the end of its journal, which is known by the
-snapshot's numbers and begun anew with each. Every file can be read by its owner only.
+A snapshot is written under another name, made sure to be on disk, and renamed; ``<job_name>.json``
+is a second name of it. What changes since goes to the end of its journal. Both are known by the
+client's generation and a serial, so that one who wakes up after another took the job can only
+write files that nobody looks at: the highest numbers count, whatever ``<job_name>.json`` is at
+that moment. Every file can be read by its owner only.
 
 Rules: whoever writes holds the lease; whatever a failed write left is never written after.
 """
@@ -42,7 +44,7 @@ class Store:
     """
 
     def __init__(self, state_file: Path, lease: Lease, state: JobState) -> None:
-        """Write the first snapshot, and keep the lease alive from now on.
+        """Write the first snapshot.
 
         Raises:
             SupersededError: Another client was quicker.
@@ -55,13 +57,28 @@ class Store:
         self._journal_file = state_file
         self._journal_bytes = 0
         self._snapshot_bytes = 0
-        lease.start()
+        self._is_copied = False
         try:
             self._begin_anew(state)
             forget_earlier(state_file, lease.generation)
         except BaseException:
             self.close()
             raise
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the files are those that were written: nobody removed or replaced one."""
+        journal = self._journal
+        if journal is None:
+            return False
+        numbers = self._head.numbers
+        try:
+            mine = os.stat(paths.snapshot_file(self.state_file, *numbers))
+            return os.path.samestat(os.stat(self._journal_file), os.fstat(journal)) and (
+                self._is_copied or os.path.samestat(os.stat(self.state_file), mine)
+            )
+        except OSError:
+            return False
 
     def commit(self, changes: Changes, whole: Callable[[], JobState], *, durable: bool) -> None:
         """Write down what changed.
@@ -75,19 +92,22 @@ class Store:
             SupersededError: Another client drives the job.
             OSError: It cannot be written; the next commit writes all of the job.
         """
+        try:
+            self._commit(changes, whole, durable=durable)
+        except BaseException:
+            self._close_journal()
+            raise
+
+    def _commit(self, changes: Changes, whole: Callable[[], JobState], *, durable: bool) -> None:
         self.lease.check()
         most = max(_LEAST_JOURNAL_BYTES, _JOURNAL_RATIO * self._snapshot_bytes)
-        if self._journal is None or self._journal_bytes > most or self._is_gone():
+        if self._journal is None or self._journal_bytes > most or not self.is_whole:
             self._begin_anew(whole())
             return
         line = write_changes(changes, durable=durable)
-        try:
-            _write_all(self._journal, line)
-            if durable:
-                os.fdatasync(self._journal)
-        except OSError:
-            self._close_journal()
-            raise
+        _write_all(self._journal, line)
+        if durable:
+            os.fdatasync(self._journal)
         self._journal_bytes += len(line)
 
     def close(self) -> None:
@@ -95,34 +115,48 @@ class Store:
         self._close_journal()
         self.lease.release()
 
-    def _is_gone(self) -> bool:
-        """Whether the directory was removed, or another file put in the journal's place."""
-        if self._journal is None:
-            return True
-        try:
-            return not os.path.samestat(os.stat(self._journal_file), os.fstat(self._journal))
-        except FileNotFoundError:
-            return True
-
     def _begin_anew(self, state: JobState) -> None:
         self._close_journal()
         head = self._head = replace(self._head, serial=self._head.serial + 1)
         data = write_snapshot(state, head)
         self.state_file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.state_file, data, f"{head.generation}-{head.serial}")
-        self._journal_file = paths.journal_file(self.state_file, head.generation, head.serial)
+        snapshot = paths.snapshot_file(self.state_file, *head.numbers)
+        write_whole(snapshot, data, "new")
+        self._journal_file = paths.journal_file(self.state_file, *head.numbers)
         self._journal = _create(self._journal_file)
+        # A client that was asleep until now may be superseded: its lower numbers do no harm.
+        self.lease.check()
+        self._is_copied = not _link(snapshot, self.state_file)
+        if self._is_copied:
+            write_whole(self.state_file, data, f"{head.generation}-{head.serial}")
         _sync_directory(self.state_file.parent)
         self._snapshot_bytes, self._journal_bytes = len(data), 0
+        self._remove_earlier()
+
+    def _remove_earlier(self) -> None:
         for name in os.listdir(self.state_file.parent):
-            numbers = paths.journal_numbers(self.state_file, name)
-            if numbers is not None and numbers < (head.generation, head.serial):
-                self.state_file.with_name(name).unlink(missing_ok=True)
+            for kind in ("journal", "snapshot"):
+                numbers = paths.numbers_of(self.state_file, name, kind)
+                if numbers is not None and numbers < self._head.numbers:
+                    self.state_file.with_name(name).unlink(missing_ok=True)
 
     def _close_journal(self) -> None:
-        if self._journal is not None:
-            os.close(self._journal)
-            self._journal = None
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            with contextlib.suppress(OSError):  # what it may have left is not relied upon
+                os.close(journal)
+
+
+def _link(snapshot: Path, state_file: Path) -> bool:
+    """Give a snapshot its other name; False where the file system has no hard links."""
+    temporary = paths.temporary_file(state_file, snapshot.suffixes[-2].lstrip("."))
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(snapshot, temporary)
+    except OSError:
+        return False
+    temporary.replace(state_file)
+    return True
 
 
 def write_whole(file: Path, data: bytes, key: str) -> None:
@@ -193,21 +227,47 @@ class StoredState:
         return self._place != before
 
     def _read_all(self) -> tuple[Head, Remembered, _Place]:
-        file = self.state_file
         for _ in range(_TRIES):
-            try:
-                identity = _identity(file)
-                data = file.read_bytes()
-            except OSError as error:
-                raise StateFileError(f"{file} cannot be read: {error.strerror or error}") from error
-            head, state = read_snapshot(data, str(file))
-            place = _Place(identity, paths.journal_file(file, head.generation, head.serial))
+            identity = _identity(self.state_file)
+            head, state = _read_snapshot(self.state_file)
+            later = None if head.frozen else self._later(head)
+            if later is not None:
+                try:
+                    head, state = _read_snapshot(later)
+                except StateFileError:
+                    if not later.exists():
+                        continue
+                    raise
+            place = _Place(identity, paths.journal_file(self.state_file, *head.numbers))
             remembered = Remembered(state)
-            if not head.copy_of:
+            if not head.frozen:
                 place = _read_journal(place, remembered)
-            if _identity(file) == identity:  # else its journal was removed for the next one's
+            # Else its journal may have been removed for that of the next snapshot.
+            if _identity(self.state_file) == identity and (head.frozen or not self._later(head)):
                 return head, remembered, place
-        raise StateFileError(f"{file} changes faster than it can be read")
+        raise StateFileError(f"{self.state_file} changes faster than it can be read")
+
+    def _later(self, head: Head) -> Path | None:
+        """A later snapshot than the state file holds, if there is one."""
+        names = _names(self.state_file.parent)
+        found = [paths.numbers_of(self.state_file, name, "snapshot") for name in names]
+        newest = max((numbers for numbers in found if numbers is not None), default=(0, 0))
+        return paths.snapshot_file(self.state_file, *newest) if newest > head.numbers else None
+
+
+def _read_snapshot(file: Path) -> tuple[Head, JobState]:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise StateFileError(f"{file} cannot be read: {error.strerror or error}") from error
+    return read_snapshot(data, str(file))
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError as error:
+        raise StateFileError(f"{directory} cannot be read: {error.strerror or error}") from error
 
 
 def _read_journal(place: _Place, remembered: Remembered) -> _Place:

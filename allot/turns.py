@@ -83,6 +83,7 @@ class Turn:
         error: What broke the turn off, or None.
         unsent: Launches that the node was certainly never asked for, after a break.
         cursor: How far its event file need not be read again, None where that is not known.
+        owed: Orders that it could not write down, by task and attempt; they are given again.
         complaint: Why it should be given nothing new for now, or empty.
     """
 
@@ -92,4 +93,5 @@ class Turn:
     error: NodeError | None = None
     unsent: Sequence[Launch] = ()
     cursor: Cursor | None = None
+    owed: frozenset[tuple[int, int]] = frozenset()
     complaint: str = ""

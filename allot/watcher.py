@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from allot.errors import AllotError, ConnectionFailedError, StateFileError
-from allot.lease import Lease, Vigil, claim
+from allot.lease import Holder, Lease, Vigil, claim
 from allot.model import NodeStatus, TaskState, TaskStatus
 from allot.node import Node
 from allot.orders import Order, OrderBook
@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 _LOOK_S = 0.5
 _ORDER_S = 45.0
 _ANSWER_LOOK_S = 0.05
+_TRY_AGAIN_S = 5.0
+_MOST_FAILURES = 20
 
 Succeed: TypeAlias = Callable[[Lease], None]
 """Takes the job over; called by the watcher's thread, as its last act."""
@@ -37,20 +39,33 @@ Succeed: TypeAlias = Callable[[Lease], None]
 class Watcher(Watched):
     """Follows what is on disk of a job until it is stopped, or can take the job over."""
 
-    def __init__(self, stored: StoredState, connect: Callable[[NodeRecord], Node]) -> None:
+    def __init__(
+        self,
+        stored: StoredState,
+        connect: Callable[[NodeRecord], Node],
+        *,
+        makes_tasks: bool,
+        patience: float = 0.0,
+    ) -> None:
         """Begin with what was read.
 
         Args:
             stored: The job's state.
             connect: Makes a connection to a node, to look at an output there.
+            makes_tasks: Whether this client could make the tasks that wait.
+            patience: Seconds before the driver's place is taken, for others to do so.
         """
         super().__init__()
         self._stored = stored
         self._connect = connect
-        self._orders = OrderBook(stored.state_file)
+        self._orders = OrderBook(stored.state_file, stored.remembered.job.job_id)
         self._vigil = Vigil(stored.state_file)
         self._succeed: Succeed | None = None
         self._tell: Callable[[str], None] = _log.warning
+        self._makes_tasks = makes_tasks
+        self._asked: str | None = None
+        self._try_at = time.monotonic() + patience
+        self._failures = 0
         self._closing = threading.Event()
         self._lock = threading.Lock()  # over the next
         self._connections: dict[int, Node] = {}
@@ -67,7 +82,7 @@ class Watcher(Watched):
             tell: Shows the user a line on what cannot wait to be asked for.
         """
         self._succeed, self._tell = succeed, tell
-        if not self._is_copy:
+        if not self._stored.head.frozen:
             self._thread.start()
 
     @property
@@ -93,11 +108,7 @@ class Watcher(Watched):
     @property
     def is_stuck(self) -> bool:
         """See :class:`Watched`: a copy never changes."""
-        return self._is_copy and not self.is_final
-
-    @property
-    def _is_copy(self) -> bool:
-        return bool(self._stored.head.copy_of)
+        return bool(self._stored.head.frozen) and not self.is_final
 
     def count(self, state: TaskState) -> int:
         """See :class:`Watched`."""
@@ -105,15 +116,18 @@ class Watcher(Watched):
 
     def carry_out(self, order: Order) -> int:
         """See :class:`Watched`; it is on disk, with the job's driver, when this returns."""
-        if self._is_copy:
-            raise AllotError(
-                f"{self._stored.state_file} is a copy: load {self._stored.head.copy_of} to give "
-                "orders"
-            )
+        if self._stored.head.frozen:
+            raise AllotError(f"{self._stored.state_file} {self._stored.head.frozen}")
         try:
             key = self._orders.give(order)
         except OSError as error:
             raise AllotError(f"the order cannot be written: {error}") from error
+        try:
+            return self._wait_for_answer(key)
+        finally:
+            self._orders.withdraw(key)
+
+    def _wait_for_answer(self, key: str) -> int:
         give_up = time.monotonic() + _ORDER_S
         while time.monotonic() < give_up:
             answer = self._orders.take_answer(key)
@@ -122,8 +136,9 @@ class Watcher(Watched):
             if answer is not None:
                 self._follow()
                 return answer
+            if self.error is not None:
+                break
             time.sleep(_ANSWER_LOOK_S)
-        self._orders.withdraw(key)
         raise AllotError("nobody who drives the job took the order in time; it was withdrawn")
 
     def save(self) -> JobState:
@@ -162,7 +177,7 @@ class Watcher(Watched):
     def _run(self) -> None:
         try:
             while not self._closing.wait(_LOOK_S):
-                self._follow()
+                self._follow_if_readable()
                 if self._take_place():
                     return
         except BaseException as error:
@@ -172,16 +187,20 @@ class Watcher(Watched):
             with self.changed:
                 self.changed.notify_all()
 
+    def _follow_if_readable(self) -> None:
+        """A network file system may show nonsense for a moment, and a disk may have a fault."""
+        try:
+            self._follow()
+            self._failures = 0
+        except StateFileError as error:
+            self._failures += 1
+            if self._failures > _MOST_FAILURES:
+                raise
+            _log.info("%s", error)
+
     def _follow(self) -> None:
         with self._lock:
-            try:
-                is_new = self._stored.read_on()
-            except StateFileError:
-                if self._stored.state_file.exists():
-                    raise
-                raise AllotError(
-                    f"{self._stored.state_file} is gone: another job took its place?"
-                ) from None
+            is_new = self._stored.read_on()
             if is_new:
                 self._take_in()
         if is_new:
@@ -195,30 +214,45 @@ class Watcher(Watched):
         if (params := remembered.job.params) is not None:
             tasks = tuple(replace(task, params=params[task.proc_id]) for task in tasks)
         params = self._stored.remembered.job.params
-        self._tasks = tasks
+        # Those that ended come first: who sees the job at its end must find them told.
         if not before:
             ended = [task for task in tasks if task.state.is_final]
             self._ended = sorted(ended, key=lambda task: task.ended_at or 0.0)
-            return
-        for old, new in zip(before, tasks, strict=True):
+        for old, new in zip(before, tasks, strict=False):
             if new.state.is_final and (old.attempt, old.state) != (new.attempt, new.state):
                 self._ended.append(new)
+        self._tasks = tasks
 
     def _take_place(self) -> bool:
         """Take the driver's place if that is gone; whether it was done."""
-        job_id = self._stored.remembered.job.job_id
+        if time.monotonic() < self._try_at or self._succeed is None:
+            return False
+        stored = self._stored
         try:
-            if self._vigil.look() is not None or self._succeed is None:
+            if (holder := self._vigil.look()) is not None:
+                self._ask_to_give_way(holder)
                 return False
-            lease = claim(self._stored.state_file, job_id, self._vigil.generation)
-        except OSError as error:  # a directory one may only read: watching goes on
-            _log.debug("%s: no place can be taken: %s", self._stored.state_file, error)
+            lease = claim(
+                stored.state_file,
+                stored.remembered.job.job_id,
+                self._vigil.generation,
+                makes_tasks=self._makes_tasks,
+            )
+            if lease is None:
+                return False
+            self._succeed(lease)
+        except (OSError, AllotError) as error:  # such as a full disk: watching goes on
+            _log.info("%s: its driver's place cannot be taken: %s", stored.state_file, error)
+            self._try_at = time.monotonic() + _TRY_AGAIN_S
             return False
-        if lease is None:
-            return False
-        self._succeed(lease)
-        name = self._stored.state_file.stem
-        self._tell(f"the client that drove job {name} is gone: this one drives it now")
+        self._tell(f"the client that drove job {stored.state_file.stem} is gone: this one does now")
         self.is_over = True
         self.hang_up()
         return True
+
+    def _ask_to_give_way(self, holder: Holder) -> None:
+        """Where tasks wait that the driver cannot make, and this client can."""
+        if not self._makes_tasks or holder.makes_tasks or not self.count(TaskState.PENDING):
+            return
+        if self._asked is None or not self._orders.waits(self._asked):
+            self._asked = self._orders.give(Order("give way"))

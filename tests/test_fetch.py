@@ -266,3 +266,16 @@ def test_a_temporary_file_that_somebody_removes_makes_no_holes(there: NodeReader
     there.before_read = clean_up
     assert "cannot be written here" in fetch(there, "0.out")["0.out"].problem
     assert not (there.client / "0.out").exists()
+
+
+def test_a_fetch_whose_end_nobody_heard_of_is_done_again(there: NodeReader) -> None:
+    """The client died right after it: what the attempt before had printed is still there."""
+    file = there.client / "0.out"
+    file.write_bytes(b"attempt 0")
+    (there.node / "0.out").write_bytes(b"attempt 1")
+    for _ in range(2):
+        fetcher = Fetcher("job")
+        fetcher.add([file], 1)
+        assert fetcher.advance(there) == [Fetched(file)]
+    assert file.read_bytes() == b"attempt 1"
+    assert (there.client / "0.out.0").read_bytes() == b"attempt 0"

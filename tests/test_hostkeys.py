@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +28,7 @@ def line(name: str, key: bytes = _KEY, kind: str = "ssh-ed25519", marker: str = 
 
 def hashed(name: str) -> str:
     """A host's name as HashKnownHosts writes it."""
-    salt = os.urandom(20)
+    salt = name.encode().ljust(20)[:20]  # the same each time: it is part of a test's name
     digest = hmac.new(salt, name.encode(), hashlib.sha1).digest()
     return f"|1|{base64.b64encode(salt).decode()}|{base64.b64encode(digest).decode()}"
 

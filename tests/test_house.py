@@ -52,8 +52,8 @@ FLOORS = {
     ),
     3: (
         *("roster", "harvest", "eventfile", "turns", "foothold", "driver", "launcher", "seats"),
-        *("memory", "foreman", "watched", "monitor", "watcher", "outfit", "muster", "revival"),
-        *("previous", "post"),
+        *("memory", "desk", "foreman", "watched", "monitor", "watcher", "outfit", "muster"),
+        *("revival", "previous", "post"),
     ),
     4: ("control", "front", "cluster"),
     5: ("cli", "__init__", "__main__"),

@@ -65,7 +65,7 @@ def wait_for_progress(cluster: Cluster, proc_ids: range) -> None:
 def test_a_killed_client_is_followed_by_another(
     sshd_nodes: NodesFactory, tmp_path: Path, log: Path, private: bool
 ) -> None:
-    """Running tasks are found at their step, ended ones with their exit codes; the queue goes on."""
+    """Running tasks are found at their step, ended ones with exit codes; the queue goes on."""
     out = tmp_path / "out"
     out.mkdir()
     nodes = sshd_nodes(2, private=["~", out] if private else [])
@@ -336,7 +336,12 @@ def test_files_are_for_their_owner_only(five_nodes: SshdNodes, tmp_path: Path) -
     """A job's variables may be secret: its state is 0600."""
     with run(five_nodes, tmp_path, lambda _: "true", nnodes=1, env={"KEY": "secret"}) as cluster:
         files = [path for path in (tmp_path / ".allot").iterdir() if "nonce" not in path.name]
-        assert {path.name.rpartition(".")[2] for path in files} == {"json", "journal", "lease"}
+        assert {path.name.rpartition(".")[2] for path in files} == {
+            "json",
+            "journal",
+            "lease",
+            "snapshot",
+        }
         assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
         cluster.wait(S, progress=False)
 

@@ -71,12 +71,12 @@ def test_a_job_that_is_over_leaves_nothing(node: LocalNode) -> None:
     """Its directory goes; what other nodes of a shared home have there, and other jobs, stays."""
     other = node.directory.with_name("nd02")
     other.mkdir()
-    assert node.request(script.clean_up_script(1)) == b""
+    assert node.request(script.clean_up_script(1)) == b"gone\n"
     assert not node.directory.exists()
     assert other.exists()
     other.rmdir()
     node.prepare()
-    assert node.request(script.clean_up_script(1)) == b""
+    assert node.request(script.clean_up_script(1)) == b"gone\n"
     assert list((node.home / ".allot").iterdir()) == []
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from conftest import NodesFactory
 from nodes import connected
 from sshd import NeedsRootError, SshdNodes
 
+from allot.errors import ConnectionFailedError
 from allot.model import Progress
 from allot.node import FileRead
 from allot.output import (
@@ -25,6 +27,8 @@ from allot.output import (
     look_last,
     read_text,
 )
+
+Look: TypeAlias = Callable[[Reader, Sequence[Watch]], list[tuple[Watch, Progress]]]
 
 # A task that begins its output anew is found out after so many looks at the latest.
 LOOKS = 10
@@ -107,6 +111,31 @@ def test_many_outputs_are_looked_at_in_one_go(reader: Reader, tmp_path: Path) ->
     watches = [Watch(str(tmp_path / f"{step}.out")) for step in range(80)]
     told = {Path(watch.path).name: progress.step for watch, progress in look(reader, watches)}
     assert told == {f"{step}.out": step for step in range(0, 80, 2)}
+
+
+class Breaking(Gauge):
+    """A reader whose connection breaks at its second request."""
+
+    def read(self, reads: Sequence[FileRead]) -> list[Data]:
+        if len(self.lengths) == 1:
+            self.lengths.append(0)
+            raise ConnectionFailedError("nd01", "cut")
+        self.lengths.append(len(reads))
+        return self._local.read(reads)
+
+
+@pytest.mark.parametrize("how", [look, look_last])
+def test_what_was_found_before_a_break_is_told_after_it(tmp_path: Path, how: Look) -> None:
+    """More outputs than go into one request: the progress of the first ones is not lost."""
+    watches = []
+    for number in range(40):
+        (tmp_path / f"{number}.out").write_bytes(b"\x02%d/50\x03" % number)
+        watches.append(Watch(str(tmp_path / f"{number}.out")))
+    reader = Breaking()
+    with pytest.raises(ConnectionFailedError):
+        look(reader, watches)
+    assert [progress.step for _, progress in how(reader, watches)] == list(range(40))
+    assert how(reader, watches) == []
 
 
 def test_the_progress_of_a_replaced_output_is_seen(reader: Reader, tmp_path: Path) -> None:

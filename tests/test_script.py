@@ -421,6 +421,23 @@ def test_the_same_launch_asked_twice_starts_once(node: LocalNode) -> None:
     assert (node.home / "ran").read_text() == "ran\nran\n"
 
 
+def test_a_recorder_that_is_stopped_outlives_its_bash(node: LocalNode) -> None:
+    """A frozen node whose connection ends: thawed, its task goes on and its end is told."""
+    node.start(node.launch("touch ~/up; while [ ! -e ~/on ]; do sleep 0.05; done; exit 3"))
+    wait_until((node.home / "up").exists, PATIENCE_S, "it does not run")
+    (started,) = node.events()
+    assert isinstance(started, Started)
+    os.kill(started.pid, signal.SIGSTOP)
+    wait_until(lambda: process_table()[started.pid].state == "T", PATIENCE_S, "it does not stop")
+    node.channel.hang_up()
+    os.kill(started.pid, signal.SIGCONT)
+    (node.home / "on").touch()
+    wait_until(lambda: len(node.events()) > 1, PATIENCE_S, lambda: str(node.events()))
+    end = node.events()[1]
+    assert isinstance(end, Ended)
+    assert end.exit_code == 3
+
+
 def test_two_clients_at_once_start_a_task_once(make_node: Callable[..., LocalNode]) -> None:
     """Whoever comes second, by however little, does nothing."""
     nodes = [make_node(), make_node()]
