@@ -77,8 +77,18 @@ class Holder:
     is_over: bool = False
 
     def __str__(self) -> str:
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        try:
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        except (OverflowError, ValueError, OSError):  # a file may say anything
+            since = "nobody knows when"
         return f"process {self.pid} on {self.host}, since {since}"
+
+    def is_same_client(self, other: Holder) -> bool:
+        """Whether another record is of the same client, at whatever time."""
+        return (
+            replace(self, generation=other.generation, beat=other.beat, is_over=other.is_over)
+            == other
+        )
 
     @property
     def is_of_here(self) -> bool:
@@ -103,6 +113,14 @@ def newest_generation(state_file: Path) -> int:
         return 0
     found = [paths.generation_of(state_file, name) for name in names]
     return max((number for number in found if number is not None), default=0)
+
+
+def _generation_written(state_file: Path) -> int:
+    """The highest generation that wrote a state, also where somebody removed its lease."""
+    names = os.listdir(state_file.parent) if state_file.parent.is_dir() else []
+    kinds = ("journal", "snapshot")
+    found = [paths.numbers_of(state_file, name, kind) for name in names for kind in kinds]
+    return max((numbers[0] for numbers in found if numbers is not None), default=0)
 
 
 def _read(file: Path) -> Holder | None:
@@ -239,18 +257,19 @@ class Lease:
                     return
 
     def _renew(self) -> None:
+        began = now()
         self._find_successor()
         if self._lost_to is None and self.seconds_left() <= 0:
             self._win_again()
         if self._lost_to is None and not self._over.is_set():
-            self._beat()
+            self._beat(began)
 
     def _find_successor(self) -> None:
         generation = newest_generation(self._state_file)
         if not generation:
             return
         holder = _read(paths.lease_file(self._state_file, generation))
-        is_anothers = holder is not None and holder.job_id != self._holder.job_id
+        is_anothers = holder is not None and not holder.is_same_client(self._holder)
         if generation > self.generation or is_anothers:
             self._lost_to = holder or _nobody_known(generation)
 
@@ -266,8 +285,8 @@ class Lease:
             self._holder = following
             forget_earlier(self._state_file, self.generation)
 
-    def _beat(self) -> None:
-        began = now()
+    def _beat(self, began: float) -> None:
+        """Say that it is there; it was certain at ``began`` that nobody had come."""
         self._holder = replace(self._holder, beat=self._holder.beat + 1)
         try:
             self._write()
@@ -300,11 +319,12 @@ def claim(state_file: Path, job_id: str, after: int, *, makes_tasks: bool = True
     Raises:
         OSError: The file cannot be made.
     """
+    written = _generation_written(state_file)  # before the look at leases: they come first
     if newest_generation(state_file) > after:
         return None
     holder = Holder(
         job_id=job_id,
-        generation=after + 1,
+        generation=max(after, written) + 1,
         host=socket.gethostname(),
         pid=os.getpid(),
         start_ticks=_start_ticks(os.getpid()),

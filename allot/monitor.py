@@ -173,7 +173,17 @@ class Monitor(Watched):
         """See :class:`Watched`; what could not be ended on a node yet keeps its directory."""
         if not self._is_final or self.is_over:
             return
-        seats = [seat for seat in self._foreman.seats.values() if not seat.orphans]
+        give_up = time.monotonic() + timeout
+        every = list(self._foreman.seats.values())
+        # One that was just picked up may not be connected yet.
+        self.wait_for(
+            lambda: (
+                not any(s.is_reachable and s.driver.was_prepared and not s.turns for s in every)
+            ),
+            timeout,
+        )
+        seats = [seat for seat in every if not seat.orphans]
+        timeout = max(0.0, give_up - time.monotonic())
         with contextlib.suppress(RuntimeError):  # the interpreter is on its way out
             work = [self._pool.submit(seat.driver.clean_up, timeout) for seat in seats]
             futures.wait(work, timeout)

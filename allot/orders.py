@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import time
@@ -19,9 +20,11 @@ from allot import paths
 from allot.codec import decode, encode
 from allot.errors import AllotError, ConfigError
 
+_log = logging.getLogger(__name__)
+
 Kind: TypeAlias = Literal["cancel", "rerun", "drain", "resume", "down", "give way"]
 
-_ORDER, _ANSWER = ".order", ".answer"
+_LONGEST_GRACE_S = 86400
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,16 @@ class Order:
     grace: float = 0.0
     node: str = ""
 
+    def __post_init__(self) -> None:
+        """Refuse what no node could be sent.
+
+        Raises:
+            ConfigError: ``grace`` is no such number of seconds.
+        """
+        grace = self.grace
+        if not isinstance(grace, (int, float)) or not 0 <= grace <= _LONGEST_GRACE_S:
+            raise ConfigError(f"grace must be seconds from 0 to {_LONGEST_GRACE_S}, not {grace!r}")
+
 
 @dataclass(frozen=True)
 class _Letter:
@@ -51,7 +64,7 @@ class _Letter:
 @dataclass(frozen=True)
 class _Answer:
     count: int = 0
-    error: str = ""
+    error: str | None = None
     is_config_error: bool = False
 
 
@@ -72,8 +85,8 @@ class OrderBook:
         Raises:
             OSError: It cannot be written.
         """
-        key = f"{time.time_ns():020}-{os.getpid()}-{secrets.token_hex(4)}"
-        _write(paths.order_file(self._state_file, key), encode(_Letter(self._job_id, order)))
+        key = f"{time.time_ns():016x}-{secrets.token_hex(4)}"
+        self._write(paths.order_file(self._state_file, key), _Letter(self._job_id, order))
         return key
 
     def waits(self, key: str) -> bool:
@@ -95,7 +108,7 @@ class OrderBook:
             return None
         except (OSError, ValueError, RecursionError) as error:
             return AllotError(f"{file}: the answer to an order makes no sense: {error}")
-        if answer.error:
+        if answer.error is not None:
             return (ConfigError if answer.is_config_error else AllotError)(answer.error)
         return answer.count
 
@@ -105,12 +118,10 @@ class OrderBook:
         Raises:
             OSError: The directory cannot be read.
         """
-        stem = f"{self._state_file.stem}."
-        with os.scandir(self._state_file.parent) as entries:
-            names = [one.name for one in entries if one.name.endswith(_ORDER)]
+        names = sorted(os.listdir(self._state_file.parent))
+        keys = [paths.order_key(self._state_file, name) for name in names]
         taken = []
-        for name in sorted(name for name in names if name.startswith(stem)):
-            key = name.removeprefix(stem).removesuffix(_ORDER)
+        for key in (key for key in keys if key is not None):
             file = paths.order_file(self._state_file, key)
             try:
                 letter = decode(_Letter, json.loads(file.read_text(encoding="utf-8")))
@@ -118,9 +129,9 @@ class OrderBook:
                     self.answer(key, AllotError(f"{file} was meant for job {letter.job_id}"))
                     continue
                 taken.append((key, letter.order))
-            except FileNotFoundError:
-                continue
-            except (OSError, ValueError, RecursionError) as error:
+            except OSError as error:
+                _log.debug("%s: %s", file, error)  # taken back, or no file at all
+            except (ValueError, RecursionError) as error:
                 self.answer(key, ConfigError(f"{file} is no order: {error}"))
         return taken
 
@@ -134,16 +145,15 @@ class OrderBook:
             answer = _Answer(0, str(result), isinstance(result, ConfigError))
         else:
             answer = _Answer(result)
-        _write(paths.answer_file(self._state_file, key), encode(answer))
+        self._write(paths.answer_file(self._state_file, key), answer)
         paths.order_file(self._state_file, key).unlink(missing_ok=True)
 
-
-def _write(file: Path, value: object) -> None:
-    temporary = paths.temporary_file(file, secrets.token_hex(4))
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as text:
-            text.write(json.dumps(value))
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    def _write(self, file: Path, value: _Letter | _Answer) -> None:
+        temporary = paths.temporary_file(self._state_file, secrets.token_hex(4))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            with open(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as text:
+                text.write(json.dumps(encode(value)))
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -73,6 +73,12 @@ def order_file(state_file: Path, key: str) -> Path:
     return state_file.with_name(f"{state_file.stem}.{key}.order")
 
 
+def order_key(state_file: Path, file_name: str) -> str | None:
+    """The key of an order for that job; None for any other name."""
+    found = re.fullmatch(rf"{re.escape(state_file.stem)}\.([^.]+)\.order", file_name)
+    return None if found is None else found[1]
+
+
 def answer_file(state_file: Path, key: str) -> Path:
     """What came of an order."""
     return state_file.with_name(f"{state_file.stem}.{key}.answer")

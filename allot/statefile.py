@@ -30,6 +30,7 @@ VERSION = 1
 """Of the format; a file of a higher one is refused."""
 
 _KIND = "state"
+_LONGEST_S = 1e13
 _HEAD = ("generation", "serial", "copy_of", "put_away")
 _LINE = re.compile(rb"([0-9a-f]{8}) (([D-]) .*)", re.DOTALL)
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -222,6 +223,10 @@ def _check(state: JobState) -> None:
         raise ValueError(f"the nodes are numbered {node_ids[:9]}")
     if not all(math.isfinite(node.facts.clock_offset) for node in state.nodes):
         raise ValueError("the clock of a node cannot be told")
+    spans = [state.job.created, state.job.settings.time_limit or 0.0]
+    spans += [task.cancel.grace for task in state.tasks if task.cancel is not None]
+    if not all(abs(span) <= _LONGEST_S for span in spans):
+        raise ValueError("a time, a time limit or a grace is none")
     params = state.job.params
     if params is not None and len(params) != len(state.tasks):
         raise ValueError(f"{len(params)} params for {len(state.tasks)} tasks")

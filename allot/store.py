@@ -155,7 +155,10 @@ def _link(snapshot: Path, state_file: Path) -> bool:
         os.link(snapshot, temporary)
     except OSError:
         return False
-    temporary.replace(state_file)
+    try:
+        temporary.replace(state_file)
+    finally:
+        temporary.unlink(missing_ok=True)
     return True
 
 
