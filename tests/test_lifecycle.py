@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 from allot.errors import LifecycleError
-from allot.lifecycle import TRANSITIONS, Ledger, Placement, TaskEvent, new_entries
+from allot.lifecycle import TRANSITIONS, Entry, Ledger, Placement, TaskEvent, new_entries
 from allot.model import Progress, TaskState, TaskStatus
 
 _NODES = 3
@@ -261,6 +261,13 @@ def test_an_illegal_event_is_named() -> None:
         ledger.place(Placement(1, 0, 1, (0, 1)), "nd01", OUTPUT)
     with pytest.raises(LifecycleError, match="task 0 is RUNNING and cannot be requeued"):
         ledger.requeue(0)
+
+
+def test_a_task_that_runs_nowhere_is_refused() -> None:
+    """What an earlier client left must say where its running tasks are."""
+    entry = Entry(TaskStatus(0, TaskState.RUNNING))
+    with pytest.raises(LifecycleError, match="task 0 runs, but nobody knows where"):
+        Ledger([entry])
 
 
 def test_a_retry_begins_anew_behind_the_others() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,15 @@ def test_the_poll_interval_is_above_zero(value: Any) -> None:
     with pytest.raises(ConfigError, match="poll_interval"):
         make(poll_interval=value)
     assert make(poll_interval=1).poll_interval == 1
+
+
+@pytest.mark.parametrize("value", [0, -1, math.inf, math.nan, True, "4"])
+def test_a_node_timeout_is_above_zero_or_none(value: Any) -> None:
+    """None means that no node is ever given up."""
+    with pytest.raises(ConfigError, match="node_timeout"):
+        make(node_timeout=value)
+    assert make().node_timeout is None
+    assert make(node_timeout=30).node_timeout == 30
 
 
 def test_distributions_are_words_of_slurm() -> None:
