@@ -262,7 +262,7 @@ class NodeDriver:
                     self._note(event, before)
                 moved |= bool(events)
         except OSError as error:
-            self._foothold.is_ready = False  # where it was removed, it is made again
+            self._foothold.forget()  # where it was removed, it is made again
             raise ConnectionFailedError(
                 self.node.name, f"{self._events.path} cannot be read there: {error}"
             ) from error
@@ -359,7 +359,7 @@ class NodeDriver:
             if now - task.asked_at < _ALIVE_S:
                 continue
             if task.asks < _MOST_ASKS:
-                self._foothold.is_ready = False  # being prepared, it is asked once more
+                self._foothold.forget()  # being prepared, it is asked once more
             else:
                 task.warnings.append(WARNINGS["unheard"])
                 self._give_up(task, rebooted=False)

@@ -60,10 +60,9 @@ class Foothold:
         """Whether tasks can be launched there as it is."""
         return self._node.is_connected and self._generation == self._mandate.generation
 
-    @is_ready.setter
-    def is_ready(self, is_ready: bool) -> None:
-        if not is_ready:
-            self._generation = 0
+    def forget(self) -> None:
+        """Have it made ready once more before the next task is launched."""
+        self._generation = 0
 
     def prepare(self) -> tuple[str, bool]:
         """Connect where there is no connection, and make the node ready.

@@ -73,20 +73,20 @@ class Foreman:
         return usable < self._wanted and self._places_tasks
 
     @property
-    def makes_no_tasks(self) -> bool:
-        """Whether there is nobody to make tasks."""
-        return not self._launcher.makes_tasks
+    def makes_tasks(self) -> bool:
+        """Whether there is anyone to make tasks."""
+        return self._launcher.makes_tasks
 
     @property
     def is_stuck(self) -> bool:
         """Whether tasks wait that nobody can make, and nothing else goes on."""
         waiting, running = map(self.ledger.count, (TaskState.PENDING, TaskState.RUNNING))
-        return bool(waiting) and not running and not self._launcher.makes_tasks
+        return bool(waiting) and not running and not self.makes_tasks
 
     @property
     def _places_tasks(self) -> bool:
         waiting = self.ledger.count(TaskState.PENDING)
-        return bool(waiting) and self._launcher.makes_tasks and not self._holding.is_set()
+        return bool(waiting) and self.makes_tasks and not self._holding.is_set()
 
     @property
     def state(self) -> JobState:

@@ -111,8 +111,11 @@ class Memory:
     def _nodes(self, seats: Mapping[int, Seat], all_of: bool) -> tuple[NodeRecord, ...]:
         changed: list[NodeRecord] = []
         for node_id, seat in seats.items():
-            record, told = seat.record, self._nodes_told.get(node_id)
-            if told is None or not _says_the_same(record, told, all_of=all_of):
+            told = self._nodes_told.get(node_id)
+            if told is not None and not all_of and _stands_as_told(seat, told):
+                continue  # without making a record of every node in every round
+            record = seat.record
+            if record != told:
                 self._nodes_told[node_id] = record
                 changed.append(record)
         return tuple(changed)
@@ -148,10 +151,9 @@ def entries(tasks: Sequence[TaskRecord], params: Sequence[Params] | None) -> lis
     ]
 
 
-def _says_the_same(new: NodeRecord, told: NodeRecord, *, all_of: bool) -> bool:
-    if all_of:
-        return new == told
-    return (new.drained, new.orphans) == (told.drained, told.orphans)
+def _stands_as_told(seat: Seat, told: NodeRecord) -> bool:
+    """Whether what must not wait to be written down is as it was."""
+    return (seat.drained, tuple(seat.orphans)) == (told.drained, told.orphans)
 
 
 def needs_disk(changes: Changes) -> bool:

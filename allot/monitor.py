@@ -305,7 +305,11 @@ class Monitor(Watched):
         changes = self._foreman.take_changes(all_of=all_of)
         is_durable = durable or is_final or self._unkept is not None or needs_disk(changes)
         try:
-            if self._unkept is not None or changes != _NOTHING or not self._is_intact(all_of):
+            if (
+                self._unkept is not None
+                or changes != _NOTHING
+                or (all_of and not self._store.is_whole)
+            ):
                 self._store.commit(changes, lambda: self._foreman.state, durable=is_durable)
         except OSError as error:
             if self._unkept is None:
@@ -320,10 +324,6 @@ class Monitor(Watched):
             self._tell(f"the state of job {self._store.state_file.stem} can be written again")
             self._unkept = None
 
-    def _is_intact(self, is_time: bool) -> bool:
-        """Whether the state is there as it was written; looked at now and then."""
-        return not is_time or self._store.is_whole
-
     def _take_orders(self) -> None:
         now = time.monotonic()
         if now < self._orders_at:
@@ -334,7 +334,7 @@ class Monitor(Watched):
         except OSError as error:
             _log.warning("orders of other clients cannot be looked for: %s", error)
             return
-        if asked_to_leave and self._foreman.makes_no_tasks:
+        if asked_to_leave and not self._foreman.makes_tasks:
             raise SupersededError("another client can make the tasks that wait")
 
     def _publish(self) -> None:

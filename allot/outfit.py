@@ -122,7 +122,6 @@ class Outfit:
             facts=facts,
             look_at_node=self._look_again(member.node, member.spec, facts),
         )
-        self._note_used(member.name)
         return Seat(driver, member.spec, place, self.terms, facts, status)
 
     def seat_of(
@@ -152,7 +151,6 @@ class Outfit:
             cursor=record.cursor,
             was_prepared=record.is_prepared,
         )
-        self._note_used(record.name)
         seat = Seat(driver, record.spec, place, self.terms, facts, record.status)
         seat.cursor = record.cursor
         seat.revive(record, connect=connect)
@@ -204,13 +202,10 @@ class Outfit:
                 continue
             if candidate.state is NodeState.READY:
                 place = self.place(candidate.member, node_id)
+                self.used_names.append(name)
                 return self.seat(candidate.member, place, launcher, mandate)
             candidate.member.node.close()
         return None
-
-    def _note_used(self, name: str) -> None:
-        if name not in self.used_names:
-            self.used_names.append(name)
 
     @contextmanager
     def sharing_test(self) -> Iterator[SharingTest]:

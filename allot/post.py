@@ -142,12 +142,7 @@ class Post:
         with self._lock:
             if self._is_left:
                 return
-            stored = StoredState(self.state_file)
-            if stored.remembered.job.job_id != job_id:
-                raise AllotError(
-                    f"{self.state_file} is that of a later job now: this one was put away to "
-                    f"{self.state_file.parent / job_id}"
-                )
+            stored = StoredState(self.state_file, job_id)
             self._begin_watching(stored, patience=_PATIENCE_S)
 
     def _begin_watching(self, stored: StoredState, patience: float = 0.0) -> None:

@@ -98,6 +98,11 @@ class Seat:
         return 0.0 if self.is_reachable else time.monotonic() - self._heard_at
 
     @property
+    def drained(self) -> str:
+        """Why it is given nothing new for good, or empty."""
+        return self._drained
+
+    @property
     def record(self) -> NodeRecord:
         """What is remembered of it."""
         place = self.place

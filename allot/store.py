@@ -201,14 +201,19 @@ class StoredState:
         remembered: The job.
     """
 
-    def __init__(self, state_file: Path) -> None:
+    def __init__(self, state_file: Path, job_id: str | None = None) -> None:
         """Read all of it.
 
+        Args:
+            state_file: Where it lies.
+            job_id: The job whose state it should be; None: whichever it is.
+
         Raises:
-            StateFileError: It is missing, torn, foreign, of a newer version, or nonsense.
+            StateFileError: It is missing, torn, foreign, of a newer version, nonsense, or
+                another job's.
         """
         self.state_file = state_file
-        self.head, self.remembered, self._place = self._read_all()
+        self.head, self.remembered, self._place = self._read_all(job_id)
 
     def read_on(self) -> bool:
         """Take in what is new; whether there was anything.
@@ -218,18 +223,13 @@ class StoredState:
         """
         if _identity(self.state_file) != self._place.identity:
             job_id = self.remembered.job.job_id
-            self.head, self.remembered, self._place = self._read_all()
-            if self.remembered.job.job_id != job_id:
-                raise StateFileError(
-                    f"{self.state_file} is that of a later job now: this one was put away to "
-                    f"{self.state_file.parent / job_id}"
-                )
+            self.head, self.remembered, self._place = self._read_all(job_id)
             return True
         before = self._place
         self._place = _read_journal(before, self.remembered)
         return self._place != before
 
-    def _read_all(self) -> tuple[Head, Remembered, _Place]:
+    def _read_all(self, job_id: str | None) -> tuple[Head, Remembered, _Place]:
         for _ in range(_TRIES):
             identity = _identity(self.state_file)
             head, state = _read_snapshot(self.state_file)
@@ -241,6 +241,11 @@ class StoredState:
                     if not later.exists():
                         continue
                     raise
+            if job_id not in (None, state.job.job_id):
+                raise StateFileError(
+                    f"{self.state_file} is that of a later job now: this one was put away to "
+                    f"{self.state_file.parent / str(job_id)}"
+                )
             place = _Place(identity, paths.journal_file(self.state_file, *head.numbers))
             remembered = Remembered(state)
             if not head.frozen:

@@ -93,7 +93,8 @@ class Watcher(Watched):
     @property
     def nodes(self) -> tuple[NodeStatus, ...]:
         """See :class:`Watched`."""
-        return tuple(node.status for node in self._stored.remembered.state.nodes)
+        nodes = self._stored.remembered.nodes
+        return tuple(nodes[node_id].status for node_id in sorted(nodes))
 
     @property
     def ended(self) -> Sequence[TaskStatus]:
@@ -213,7 +214,6 @@ class Watcher(Watched):
         tasks = tuple(task.status for task in remembered.tasks)
         if (params := remembered.job.params) is not None:
             tasks = tuple(replace(task, params=params[task.proc_id]) for task in tasks)
-        params = self._stored.remembered.job.params
         # Those that ended come first: who sees the job at its end must find them told.
         if not before:
             ended = [task for task in tasks if task.state.is_final]

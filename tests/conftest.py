@@ -21,6 +21,7 @@ NodesFactory: TypeAlias = Callable[..., SshdNodes]
 _PATIENCE_S = float(os.environ.get("PYTEST_ALLOT_PATIENCE_S", "10"))
 # tqdm keeps one thread for all bars of a process, as long as the process lives.
 _LASTING_THREADS = ("TMonitor",)
+_HOLD_GPUS = ("test_probe_live.py", "test_questions.py", "test_queue.py")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,6 +35,16 @@ def pytest_configure(config: pytest.Config) -> None:
     tempfile.tempdir = None  # decided anew from TMPDIR
     if config.option.basetemp is None:
         config.option.basetemp = own.directory / "t"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, each file runs in one; those that hold GPUs, all in the same.
+
+    A GPU that a job holds is known by its number to every process of the machine.
+    """
+    for item in items:
+        group = "gpus" if item.path.name in _HOLD_GPUS else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_unconfigure() -> None:
