@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,11 +28,11 @@ from allot.model import (
     NodeStatus,
     TaskState,
 )
-from allot.monitor import Monitor
 from allot.muster import Muster
 from allot.outfit import Charter, Outfit
 from allot.post import Post, find_state_file
 from allot.probe import NodeProbe
+from allot.progress import say
 from allot.records import JobState
 from allot.roster import config_path, make_room_for, read_specs
 from allot.settings import Settings, as_distribution, as_lines, as_variables
@@ -258,7 +257,7 @@ class Cluster(Front):
         )
         self._post.take(monitor, self._outfit)
         for warning in muster.warnings:
-            sys.stderr.write(f"allot: {warning}\n")
+            say(warning)
         monitor.wait_until_launched(_SEND_S)
         self._driving()
 
@@ -330,7 +329,7 @@ class Cluster(Front):
             raise
         cluster._post = post
         if post.notice:
-            sys.stderr.write(f"allot: job {cluster.job_name} {post.notice}\n")
+            say(f"job {cluster.job_name} {post.notice}")
         return cluster
 
     def save(self, path: str | Path | None = None) -> None:
@@ -398,18 +397,16 @@ class Cluster(Front):
         self.close()
 
     def _tell_what_is_left(self, watched: Watched) -> None:
-        lines = []
-        if not isinstance(watched, Monitor):
+        if not watched.drives:
             return
         waiting = watched.count(TaskState.PENDING)
         if waiting and not self._was_told_what_is_left:
-            lines.append(
+            say(
                 f"{waiting} tasks of job {self.job_name} wait, and start when it is picked up: "
                 f"Cluster.load({str(self.output_dir)!r}, task_factory)"
             )
         if unheard := watched.unheard:
-            lines.append(
+            say(
                 f"{unheard} tasks of job {self.job_name} were sent to nodes that have not "
                 "answered since: they may have started or not"
             )
-        sys.stderr.writelines(f"allot: {line}\n" for line in lines)

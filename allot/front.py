@@ -6,7 +6,6 @@ Rules: looks at whoever watches the job; changes nothing but what is on the scre
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from abc import abstractmethod
 from pathlib import Path
@@ -16,7 +15,7 @@ from allot.control import Control
 from allot.markers import without_markers
 from allot.model import JobSnapshot, NodeState, NodeStatus, Summary, TaskState
 from allot.output import LocalReader, last_lines, read_text
-from allot.progress import Board, make_board
+from allot.progress import Board, make_board, say
 
 _REDRAW_S = 0.2
 _TAILS = 20
@@ -152,11 +151,11 @@ class Front(Control):
         self._was_told_what_is_left = True
         running, waiting = watched.count(TaskState.RUNNING), watched.count(TaskState.PENDING)
         back = f"Cluster.load({str(self.output_dir)!r}"
-        sys.stderr.write(
-            f"allot: detached; {running} tasks of job {self.job_name} go on, {waiting} wait; "
-            f"their outputs lie in {self.output_dir}\n"
-            f"allot: to come back: {back}, task_factory); to end them: {back}).cancel()\n"
+        say(
+            f"detached; {running} tasks of job {self.job_name} go on, {waiting} wait; "
+            f"their outputs lie in {self.output_dir}"
         )
+        say(f"to come back: {back}, task_factory); to end them: {back}).cancel()")
         try:
             self.close()
         except KeyboardInterrupt:

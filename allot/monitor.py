@@ -51,6 +51,8 @@ _Item: TypeAlias = Callable[[], None]
 class Monitor(Watched):
     """Drives the nodes of one job until it is stopped, or another client succeeds this one."""
 
+    drives = True
+
     def __init__(
         self,
         foreman: Foreman,
@@ -147,11 +149,11 @@ class Monitor(Watched):
         seats = [seat for seat in seats if seat.inbox or seat.under_way]
         self.wait_for(lambda: all(seat.turns or not seat.is_reachable for seat in seats), timeout)
 
-    def hold(self, _timeout: float) -> None:
+    def hold(self, timeout: float) -> None:
         """See :class:`Watched`."""
         self._foreman.hold()
         seats = list(self._foreman.seats.values())
-        self.wait_for(lambda: not any(seat.owes_mail for seat in seats), _timeout)
+        self.wait_for(lambda: not any(seat.owes_mail for seat in seats), timeout)
 
     def stop(self, timeout: float) -> None:
         """End the thread; turns under way are left to their workers."""

@@ -23,7 +23,10 @@ class Watched(ABC):
         changed: Notified whenever something may have changed.
         error: What ended the watching before its time, or None.
         is_over: Somebody else takes this one's place: it tells nothing new any more.
+        drives: Whether the job goes on, and its queue, by this one.
     """
+
+    drives = False
 
     def __init__(self) -> None:
         """Begin with nothing known."""
@@ -96,17 +99,14 @@ class Watched(ABC):
     def hang_up(self) -> None:
         """Close all connections."""
 
-    def hold(self, _timeout: float) -> None:
-        """Start nothing new, and block until what was begun is sent, or so many seconds."""
-        return
+    def hold(self, timeout: float) -> None:  # noqa: B027 - nothing is under way
+        """Start nothing new, and block until what was begun is sent, or ``timeout`` seconds."""
 
-    def clean_up(self, _timeout: float) -> None:
-        """Remove what a job that is over has left on its nodes, for so many seconds at most."""
-        return
+    def clean_up(self, timeout: float) -> None:  # noqa: B027 - who drives does it
+        """Remove what a job that is over has left on its nodes, for ``timeout`` seconds at most."""
 
-    def release(self) -> None:
+    def release(self) -> None:  # noqa: B027 - nothing is under way
         """Let go of what was under way to the client, once no connection is left."""
-        return
 
     @property
     def unheard(self) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from clients import QUICK_LEASE
 from localnode import LocalNode, local_nodes
 from sandbox import MARK, Process, end_session, kill_all, session, wait_until
 from sshd import NeedsRootError, SshdNodes
@@ -37,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.basetemp = own.directory / "t"
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several processes, each file runs in one; those that hold GPUs, all in the same.
 
@@ -83,6 +85,21 @@ def sshd_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodesFactor
             return _enter(stack, SshdNodes(count, tmp_path_factory.mktemp("sshd"), **options))
 
         yield make
+
+
+@pytest.fixture
+def quick_hearts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heartbeats of clients as quick as tests want them; the rules are the same."""
+    for name, value in QUICK_LEASE.items():
+        monkeypatch.setattr(f"allot.lease.{name}", value)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Where tasks write down that they began."""
+    directory = tmp_path / "log"
+    directory.mkdir()
+    return directory
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from clients import QUICK_LEASE, client
+from clients import WITH_QUICK_LEASE, client
 from conftest import NodesFactory
 from sandbox import wait_until
 from sshd import SshdNodes
@@ -31,14 +31,6 @@ printf '\0023/4\003'
 while [ ! -e {log}/go-on ]; do sleep 0.05; done
 printf '\0024/4\003'
 exit $((ALLOT_PROCID % 3))"""
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    """Where tasks write down that they began."""
-    directory = tmp_path / "log"
-    directory.mkdir()
-    return directory
 
 
 def begun(log: Path) -> dict[str, int]:
@@ -188,11 +180,9 @@ def test_the_second_client_watches_and_hands_its_orders_on(
 
 
 def test_a_client_that_slept_finds_itself_succeeded(
-    five_nodes: SshdNodes, tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+    five_nodes: SshdNodes, tmp_path: Path, log: Path, quick_hearts: None
 ) -> None:
     """The next one takes over once its heart stood still; awake again, it watches to the end."""
-    for name, value in (("LEASE_S", 1.5), ("_BEAT_S", 0.2), ("_SUCCEED_S", 2.5)):
-        monkeypatch.setattr(f"allot.lease.{name}", value)
     out = tmp_path / "out"
     script = """
 cluster = begin(ntasks=6, nnodes=2, ntasks_per_node=1); say('up')
@@ -201,7 +191,7 @@ say(' '.join(str(task.exit_code) for task in summary.tasks))
 cluster.close()
 say('closed')
 """
-    with client(five_nodes, out, marked(log), script, before=[QUICK_LEASE]) as first:
+    with client(five_nodes, out, marked(log), script, before=[WITH_QUICK_LEASE]) as first:
         first.hear("up")
         first.stop()
         with Cluster.load(out, lambda _: marked(log)) as second:
@@ -229,7 +219,7 @@ cluster = begin(ntasks=4, nnodes=1, ntasks_per_node=2); say('up')
 say(str(cluster.wait(progress=False).counts[allot.TaskState.COMPLETED]))
 """
     with client(
-        five_nodes, out, marked(log), script, before=[QUICK_LEASE, "import allot"]
+        five_nodes, out, marked(log), script, before=[WITH_QUICK_LEASE, "import allot"]
     ) as first:
         first.hear("up")
         first.stop()

@@ -12,7 +12,7 @@ from conftest import NodesFactory
 from sandbox import wait_until
 from sshd import SshdNodes
 from test_cluster import run
-from test_load import begun, log, marked
+from test_load import begun, marked
 from test_queue import processes_of
 
 from allot import AllotError, Cluster, NodeState, NodeTaskConfig, Task, TaskState, store
@@ -20,7 +20,6 @@ from allot.lease import Lease, claim, newest_generation
 from allot.orders import Order, OrderBook
 
 S = 60.0
-__all__ = ["log"]  # a fixture
 
 
 def supersede(cluster: Cluster) -> Lease:
@@ -28,13 +27,6 @@ def supersede(cluster: Cluster) -> Lease:
     lease = claim(cluster.state_file, cluster.job_id, newest_generation(cluster.state_file))
     assert lease is not None
     return lease
-
-
-@pytest.fixture
-def quick_hearts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Heartbeats as quick as tests want them."""
-    for name, value in (("LEASE_S", 1.5), ("_BEAT_S", 0.2), ("_SUCCEED_S", 2.5)):
-        monkeypatch.setattr(f"allot.lease.{name}", value)
 
 
 def test_a_superseded_client_notices_with_nothing_to_write(
