@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 import threading
@@ -22,7 +23,6 @@ NodesFactory: TypeAlias = Callable[..., SshdNodes]
 _PATIENCE_S = float(os.environ.get("PYTEST_ALLOT_PATIENCE_S", "10"))
 # tqdm keeps one thread for all bars of a process, as long as the process lives.
 _LASTING_THREADS = ("TMonitor",)
-_HOLD_GPUS = ("test_probe_live.py", "test_questions.py", "test_queue.py")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,17 +36,6 @@ def pytest_configure(config: pytest.Config) -> None:
     tempfile.tempdir = None  # decided anew from TMPDIR
     if config.option.basetemp is None:
         config.option.basetemp = own.directory / "t"
-
-
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes, each file runs in one; those that hold GPUs, all in the same.
-
-    A GPU that a job holds is known by its number to every process of the machine.
-    """
-    for item in items:
-        group = "gpus" if item.path.name in _HOLD_GPUS else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_unconfigure() -> None:
@@ -85,6 +74,28 @@ def sshd_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodesFactor
             return _enter(stack, SshdNodes(count, tmp_path_factory.mktemp("sshd"), **options))
 
         yield make
+
+
+@pytest.fixture
+def gpus_of_the_machine() -> Iterator[None]:
+    """For tests that hold GPUs, or look who does: one at a time on this machine.
+
+    A job's GPU is known by its number to every process, whichever node of the tests it is on.
+    """
+    descriptor = os.open("/tmp", os.O_RDONLY)
+
+    def is_ours() -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    try:
+        wait_until(is_ours, 100, "another test holds the GPUs")
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @pytest.fixture

@@ -124,6 +124,7 @@ def test_a_node_is_looked_at_with_every_demand(node: Node, tmp_path: Path) -> No
     assert always.objection(look(node, tmp_path, always)) == ""
 
 
+@pytest.mark.usefixtures("gpus_of_the_machine")
 def test_gpus_of_others_are_left_alone(node: Node, tmp_path: Path, tool: Path) -> None:
     """One on which another's process computes is busy until that is gone; the job's is not."""
     first = look(node, tmp_path)
@@ -147,6 +148,7 @@ def test_gpus_of_others_are_left_alone(node: Node, tmp_path: Path, tool: Path) -
         assert busy(NodeProbe()) == ["held by another job of yours, j-2", ""]
 
 
+@pytest.mark.usefixtures("gpus_of_the_machine")
 def test_declared_gpus_need_no_driver(node: Node, tmp_path: Path) -> None:
     """Where the host file says how many there are, so many there are, but for those held."""
     first = look(node, tmp_path)

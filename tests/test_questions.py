@@ -262,6 +262,7 @@ def test_the_jobs_own_computing_is_known(node: Node, tmp_path: Path, running: bo
     assert "app" not in values
 
 
+@pytest.mark.usefixtures("gpus_of_the_machine")
 def test_what_other_jobs_hold_is_told_once(node: Node) -> None:
     """The user's other jobs say in their tasks' environment which GPUs they hold."""
     marks = [("j", "0"), ("other", "1,3"), ("other", "1,3"), ("other", ""), ("third", "2")]

@@ -531,6 +531,7 @@ esac
 """
 
 
+@pytest.mark.usefixtures("gpus_of_the_machine")
 def test_gpus_are_handed_out_by_index_and_never_shared(
     sshd_nodes: NodesFactory, tmp_path: Path
 ) -> None:
@@ -560,6 +561,7 @@ def test_gpus_are_handed_out_by_index_and_never_shared(
         assert all(before[1] <= after[0] for before, after in pairwise(sorted(times)))
 
 
+@pytest.mark.usefixtures("gpus_of_the_machine")
 def test_a_gpu_job_without_gpus_is_refused(
     five_nodes: SshdNodes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
