@@ -36,6 +36,9 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _IDLE_S = 0.5
+# What happened while the state was written is gathered for a multiple of the time that took.
+_GATHER_RATIO = 9
+_MOST_GATHER_S = 0.02
 _ORDER_S = 30.0
 _MOST_BROKEN_AT_ONCE = 64
 _BROKEN_S = 0.1
@@ -84,6 +87,7 @@ class Monitor(Watched):
         self._recruit_at = 0.0
         self._orders_at = 0.0
         self._keep_all_at = 0.0
+        self._gather_until = 0.0
         self._is_final = False
         self._unkept: OSError | None = None
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
@@ -307,12 +311,11 @@ class Monitor(Watched):
         changes = self._foreman.take_changes(all_of=all_of)
         is_durable = durable or is_final or self._unkept is not None or needs_disk(changes)
         try:
-            if (
-                self._unkept is not None
-                or changes != _NOTHING
-                or (all_of and not self._store.is_whole)
-            ):
+            is_new = self._unkept is not None or changes != _NOTHING
+            if is_new or (all_of and not self._store.is_whole):
                 self._store.commit(changes, lambda: self._foreman.state, durable=is_durable)
+                done = time.monotonic()
+                self._gather_until = done + min(_MOST_GATHER_S, _GATHER_RATIO * (done - now))
         except OSError as error:
             if self._unkept is None:
                 self._tell(
@@ -385,6 +388,7 @@ class Monitor(Watched):
     def _collect(self, timeout: float) -> None:
         with contextlib.suppress(queue.Empty):
             item = self._queue.get(timeout=timeout)
+            self._closing.wait(self._gather_until - time.monotonic())
             while item is not None:
                 item()
                 item = self._queue.get_nowait()

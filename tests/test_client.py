@@ -100,8 +100,9 @@ def test_a_second_ctrl_c_leaves_at_once(sshd_nodes: NodesFactory, tmp_path: Path
         process.send_signal(signal.SIGINT)
         assert "detached" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
-        assert "KeyboardInterrupt" in said
+        process.communicate(timeout=30)
+        # Not what Python says of it: the second may come just while that is written.
+        assert process.returncode == -signal.SIGINT
         nodes.node(1).thaw()
         (tmp_path / "go-on").touch()
         wait_until(lambda: first_two_are_done(tmp_path), 20, "the tasks did not go on")
