@@ -32,6 +32,7 @@ from allot.model import (
     TaskStatus,
 )
 from allot.probe import NodeProbe
+from allot.template import grid
 from allot.tracking import track
 
 # What the program that uses Allot does not ask for is not written to its stderr.
@@ -63,6 +64,7 @@ __all__ = [
     "TaskState",
     "TaskStatus",
     "TasksFailedError",
+    "grid",
     "parse_nodes",
     "track",
 ]

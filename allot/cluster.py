@@ -6,7 +6,6 @@ what is done is done by ``monitor`` and ``driver``.
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import time
@@ -21,37 +20,27 @@ from allot import paths
 from allot import previous as previous_jobs
 from allot.errors import ConfigError, JobExistsError
 from allot.front import Front
-from allot.launcher import TaskFactory
+from allot.launcher import TaskFactory, choose_factory
 from allot.lease import Lease
-from allot.model import (
-    NodeSpec,
-    NodeStatus,
-    TaskState,
-)
+from allot.model import NodeSpec, NodeStatus, Params
 from allot.muster import Muster
 from allot.outfit import Charter, Outfit
 from allot.post import Post, find_state_file
 from allot.probe import NodeProbe
 from allot.progress import say
-from allot.records import JobState
+from allot.records import JobState, TaskRecord
 from allot.roster import config_path, make_room_for, read_specs
-from allot.settings import Settings, as_distribution, as_lines, as_variables
+from allot.settings import Settings, as_directory, as_distribution, as_lines, as_variables
 from allot.statefile import Head, write_snapshot
 from allot.store import StoredState, write_whole
+from allot.template import as_ntasks, as_params
 from allot.units import as_bytes, as_seconds
-from allot.watched import Watched
-
-_log = logging.getLogger(__name__)
 
 _MOST_WORKERS = 128
-_REDRAW_S = 0.2
-_SEND_S = 60.0
+_HEAR_S = 60.0
 _CLOSE_S = 5.0
 _CLEAN_UP_S = 5.0
 _CANCEL_S = 60.0
-_TAILS = 20
-_TAIL_LINES = 10
-_TAIL_BYTES = 4096
 
 
 class Cluster(Front):
@@ -77,8 +66,10 @@ class Cluster(Front):
         self,
         job_name: str,
         output_dir: str | Path,
-        task_factory: TaskFactory,
+        task_factory: TaskFactory | None = None,
         *,
+        command: str | None = None,
+        params: Iterable[Params] | None = None,
         node_file: str | Path | None = None,
         nodes: str | Iterable[str | NodeSpec] | None = None,
         nnodes: int | None = None,
@@ -96,6 +87,7 @@ class Cluster(Front):
         node_max_failures: int = 3,
         setup: str | Iterable[str] = (),
         cwd: str | Path | None = None,
+        shared_cwd: str | Path | None = None,
         login_shell: bool = False,
         nice: int = 0,
         env: Mapping[str, object] | None = None,
@@ -106,6 +98,7 @@ class Cluster(Front):
         shared_fs: bool | None = None,
         poll_interval: float = 1.0,
         ssh_config: str | Path | None = None,
+        progress_pattern: str = "allot",
         max_bars: int | None = None,
         overwrite: bool = False,
         resume: bool = False,
@@ -116,14 +109,19 @@ class Cluster(Front):
             job_name: Name of the job.
             output_dir: Where outputs go; made where it is missing, on the nodes too.
             task_factory: Makes each task when it is given its place; never called twice at once.
+            command: Instead: a Bash line. ``{name}`` stands for an entry of the task's ``params``,
+                ``{line}`` for one that is no dict, and ``{proc_id}``, ``{node_id}``,
+                ``{local_id}``, ``{node_name}`` for its place; each is quoted by itself.
+            params: A dict or a scalar for each task.
             node_file: A host file, one node a line.
-            nodes: Instead: a hostlist such as ``"ws[01-12],g2"``, or host file lines. Neither:
-                the nodes of the Slurm allocation one is in.
+            nodes: Instead: a hostlist such as ``"ws[01-12],g2"``, or host file lines. Neither: the
+                nodes of the Slurm allocation one is in.
             nnodes: How many nodes to use: the first that pass the probe, the others are spares.
                 None: all that pass.
-            ntasks: Tasks in all. None: as many as there are slots.
+            ntasks: Tasks in all. None: one for each of ``params``, else as many as there are
+                slots.
             ntasks_per_node: Slots per node. None: the host file's ``slots=``, else with
-                ``ntasks`` the node's CPUs divided by ``cpus_per_task``, else 1.
+                ``ntasks`` or ``params`` the node's CPUs divided by ``cpus_per_task``, else 1.
             cpus_per_task: CPUs counted for each task, 1 if None; where it is given,
                 ``OMP_NUM_THREADS`` is set to it unless the node has one.
             gpus_per_task: GPUs each task gets for itself, by index.
@@ -141,6 +139,8 @@ class Cluster(Front):
                 while others complete elsewhere, is drained.
             setup: Lines that run in each task's Bash before it.
             cwd: Where tasks start on their node. None: the login directory.
+            shared_cwd: Where they start instead, without ``cwd``, on nodes that share
+                ``output_dir``.
             login_shell: Read the user's profile first, so that ``module`` and conda are there.
             nice: Niceness of every task, -20 to 19.
             env: Variables for every task.
@@ -154,6 +154,8 @@ class Cluster(Front):
             shared_fs: Whether the nodes share ``output_dir`` with the client. None: find out.
             poll_interval: Seconds between two looks at a running task's output.
             ssh_config: The OpenSSH client configuration to obey. None: the user's own.
+            progress_pattern: How tasks tell their progress: ``"allot"`` by its markers, ``"tqdm"``
+                by the bars of tqdm, or a regular expression with groups ``step`` and ``total``.
             max_bars: Most task bars shown at once. None: what fits the screen.
             overwrite: Cancel a job of this name in ``output_dir`` that is not over, first.
             resume: Keep the tasks that completed in an earlier job of this name, and run the
@@ -168,21 +170,16 @@ class Cluster(Front):
             NotEnoughNodesError: Too few nodes passed the probe.
             Exception: Whatever the factory raised in the first wave; nothing was launched then.
         """
-        for name, path in (("output_dir", output_dir), ("node_file", node_file)):
-            if not isinstance(path, (str, Path)) and not (name == "node_file" and path is None):
-                raise ConfigError(f"{name} must be a path, not {path!r}")
-        if not str(output_dir):
-            raise ConfigError("output_dir is empty: name a directory")
         if probe is not None and not isinstance(probe, NodeProbe):
             raise ConfigError(f"probe must be a NodeProbe, not {probe!r}")
-        if not callable(task_factory):
-            raise ConfigError(f"task_factory must be a function, not {task_factory!r}")
+        tasks_params = None if params is None else as_params(params)
+        task_factory = choose_factory(task_factory, command, tasks_params)
         exported = as_lines("export", export)
         settings = Settings(
             job_name=job_name,
-            output_dir=Path(os.path.abspath(Path(output_dir).expanduser())),
+            output_dir=as_directory("output_dir", output_dir),
             nnodes=nnodes,
-            ntasks=ntasks,
+            ntasks=as_ntasks(ntasks, tasks_params),
             ntasks_per_node=ntasks_per_node,
             cpus_per_task=cpus_per_task,
             gpus_per_task=gpus_per_task,
@@ -196,6 +193,7 @@ class Cluster(Front):
             node_max_failures=node_max_failures,
             setup=as_lines("setup", setup),
             cwd=None if cwd is None else str(cwd),
+            shared_cwd=None if shared_cwd is None else str(shared_cwd),
             login_shell=login_shell,
             nice=nice,
             env=as_variables(env or {}, exported, os.environ),
@@ -205,8 +203,10 @@ class Cluster(Front):
             shared_fs=shared_fs,
             poll_interval=poll_interval,
             max_bars=max_bars,
+            command=command,
+            progress_pattern=progress_pattern,
         )
-        super().__init__(job_name, time.time(), max_bars)
+        super().__init__(settings, time.time())
         job_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
         charter = Charter(
             job_id,
@@ -214,6 +214,7 @@ class Cluster(Front):
             probe or NodeProbe(),
             read_specs(node_file, nodes),
             config_path(ssh_config),
+            tasks_params,
         )
         state_file = paths.state_file(settings.output_dir, job_name)
         self._set_up(settings, job_id, state_file, len(charter.specs))
@@ -236,7 +237,9 @@ class Cluster(Front):
     ) -> None:
         state_file = self.state_file
         previous = self._settle(charter.ssh_config, overwrite=overwrite, resume=resume)
-        kept = previous_jobs.completed(previous) if previous is not None and resume else {}
+        kept: Mapping[int, TaskRecord] = {}
+        if previous is not None and resume:
+            kept = previous_jobs.completed(previous, charter.params)
         self._outfit = Outfit(charter, self._pool)
         muster = Muster(self._outfit, self._pool)
 
@@ -258,7 +261,7 @@ class Cluster(Front):
         self._post.take(monitor, self._outfit)
         for warning in muster.warnings:
             say(warning)
-        monitor.wait_until_launched(_SEND_S)
+        monitor.wait_until_heard(_HEAR_S)
         self._driving()
 
     def _settle(self, ssh_config: Path | None, *, overwrite: bool, resume: bool) -> JobState | None:
@@ -290,6 +293,7 @@ class Cluster(Front):
         *,
         job_name: str | None = None,
         ssh_config: str | Path | None = None,
+        start_waiting: bool = True,
     ) -> Cluster:
         """Pick a job up again: one whose client ended, or another client's.
 
@@ -300,9 +304,12 @@ class Cluster(Front):
 
         Args:
             path: The job's output directory, or its state file.
-            task_factory: Makes the tasks that wait. None: they go on waiting.
+            task_factory: Makes the tasks that wait. None: they go on waiting, unless the job has
+                a ``command``.
             job_name: Which job, where the directory holds several.
             ssh_config: The OpenSSH client configuration to obey. None: the one it began with.
+            start_waiting: False: start nothing, to have a look or give orders; it returns when
+                each node was heard of or is out of reach.
 
         Raises:
             StateFileError: There is no job, or its state cannot be read; it is left as it is.
@@ -313,8 +320,12 @@ class Cluster(Front):
         state_file = find_state_file(Path(os.path.abspath(Path(path).expanduser())), job_name)
         stored = StoredState(state_file)
         job = stored.remembered.job
+        if not start_waiting:
+            task_factory = None
+        elif task_factory is None and job.settings.command is not None:
+            task_factory = choose_factory(None, job.settings.command, job.params)
         cluster = cls.__new__(cls)
-        Front.__init__(cluster, job.settings.job_name, job.created, job.settings.max_bars)
+        Front.__init__(cluster, job.settings, job.created)
         cluster._set_up(job.settings, job.job_id, state_file, len(job.specs))
         post = Post(
             state_file,
@@ -328,6 +339,8 @@ class Cluster(Front):
             cluster.close()
             raise
         cluster._post = post
+        if not start_waiting and post.watched is not None:
+            post.watched.wait_until_heard(_HEAR_S)
         if post.notice:
             say(f"job {cluster.job_name} {post.notice}")
         return cluster
@@ -353,16 +366,25 @@ class Cluster(Front):
         """Every node as it was last seen: those used by ``node_id``, then the others."""
         watched = self._watched
         used = [] if watched is None else list(watched.nodes)
-        outfit = self._outfit if self._post is None else self._post.outfit
-        names = {status.name for status in used}
-        candidates = {} if outfit is None else outfit.candidates
-        asked = [candidates[number] for number in sorted(candidates)]
-        return used + [one.status for one in asked if one.name not in names]
+        outfit = self._means
+        return used + ([] if outfit is None else outfit.others({one.name for one in used}))
 
-    def close(self) -> None:
+    @property
+    def sharing(self) -> dict[str, bool]:
+        """Whether the nodes used share ``output_dir`` with this machine, by name, where known."""
+        return {} if self._means is None else self._means.sharing
+
+    @property
+    def _means(self) -> Outfit | None:
+        return self._outfit if self._post is None else self._post.outfit
+
+    def close(self, *, tell: bool = True) -> None:
         """Detach: stop watching and hang up; what runs goes on. Idempotent.
 
         What a job that is over has left on its nodes is removed.
+
+        Args:
+            tell: Say on stderr what waits.
         """
         if self._closed or os.getpid() != self._pid:
             return
@@ -377,7 +399,8 @@ class Cluster(Front):
                 stack.callback(self._outfit.hang_up)
             if watched is not None:
                 stack.callback(watched.hang_up)
-                stack.callback(self._tell_what_is_left, watched)
+                if tell:
+                    stack.callback(self._tell_what_is_left, watched)
                 stack.callback(watched.stop, _CLOSE_S)
                 stack.callback(watched.clean_up, _CLEAN_UP_S)
                 stack.callback(watched.hold, _CLOSE_S)
@@ -395,18 +418,3 @@ class Cluster(Front):
         if kind is not None and issubclass(kind, KeyboardInterrupt) and not self._closed:
             self._detach(None)
         self.close()
-
-    def _tell_what_is_left(self, watched: Watched) -> None:
-        if not watched.drives:
-            return
-        waiting = watched.count(TaskState.PENDING)
-        if waiting and not self._was_told_what_is_left:
-            say(
-                f"{waiting} tasks of job {self.job_name} wait, and start when it is picked up: "
-                f"Cluster.load({str(self.output_dir)!r}, task_factory)"
-            )
-        if unheard := watched.unheard:
-            say(
-                f"{unheard} tasks of job {self.job_name} were sent to nodes that have not "
-                "answered since: they may have started or not"
-            )

@@ -17,6 +17,8 @@ from allot.output import LocalReader, read_text
 from allot.post import Post
 from allot.watched import Watched
 
+_MOMENT_S = 1.0
+
 
 class Control:
     """The part of a job's front that gives orders.
@@ -85,20 +87,23 @@ class Control:
         """
         self._driving().carry_out(Order("cancel", _numbers(proc_ids), grace=grace))
 
-    def rerun(self, proc_ids: Iterable[int] | None = None) -> int:
+    def rerun(self, proc_ids: Iterable[int] | None = None, *, command: str | None = None) -> int:
         """Queue tasks once more, as their next attempt.
 
         Args:
             proc_ids: The tasks, which must have ended; None: all that ended other than COMPLETED.
+            command: What tasks run from now on, see :class:`Cluster`; None: what they ran.
 
         Returns:
             How many.
 
         Raises:
-            ConfigError: There is no such task, or it has not ended.
+            ConfigError: There is no such task, or it has not ended; or the command cannot be
+                filled.
             AllotError: The job is not watched any more.
         """
-        return self._driving().carry_out(Order("rerun", _numbers(proc_ids)))
+        order = Order("rerun", _numbers(proc_ids), command=command)
+        return self._driving().carry_out(order)
 
     def drain(self, node: str) -> None:
         """Start nothing new on a node; what runs there goes on.
@@ -156,6 +161,41 @@ class Control:
         if task.node_id is None:
             return ""
         return read_text(self._watching().output_reader(task.node_id, file), str(file), tail)
+
+    def follow(self, proc_id: int, *, tail: int | None = None) -> Iterator[str]:
+        """A task's output as it grows, until the task has ended.
+
+        Args:
+            proc_id: The task.
+            tail: Begin with so many last lines; None: with all of it.
+
+        Yields:
+            Text, as :meth:`output` gives it.
+
+        Raises:
+            ConfigError: There is no such task.
+            NodeError: It lies on a node that is out of reach.
+            OSError: It cannot be read.
+        """
+        seen = 0
+        whole = self.output(proc_id)
+        yield whole if tail is None else self.output(proc_id, tail=tail)
+        while True:
+            seen = len(whole)
+            is_over = self.tasks[proc_id].state.is_final
+            whole = self.output(proc_id)
+            yield whole[seen:]
+            if is_over:
+                return
+            self.wait_a_moment()
+
+    def wait_a_moment(self) -> None:
+        """Block until something may have changed, or a second.
+
+        Raises:
+            AllotError: The job is not watched any more.
+        """
+        self._driving().wait_for(lambda: False, _MOMENT_S)
 
     @property
     def _watched(self) -> Watched | None:

@@ -186,7 +186,7 @@ class NodeDriver:
 
     def _add(self, launch: Launch) -> _Running:
         files = [file for file in (launch.output_file, launch.error_file) if file is not None]
-        task = _Running(launch, Output(tuple(files), launch.attempt))
+        task = _Running(launch, self._harvest.output(files, launch.attempt))
         self._tasks[task.key] = task
         return task
 

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterable, Sequence
 
 from allot.errors import ConfigError
-from allot.launcher import Launcher
+from allot.launcher import Launcher, choose_factory
 from allot.lifecycle import Ledger, Placement
 from allot.memory import Memory
 from allot.model import TaskState, TaskStatus
@@ -269,8 +269,10 @@ class Foreman:
         self.memory.note_order(task.proc_id)
         seat.cancels.append(CancelOrder(task.proc_id, task.attempt, grace))
 
-    def requeue(self, proc_ids: Iterable[int] | None) -> int:
+    def requeue(self, proc_ids: Iterable[int] | None, command: str | None = None) -> int:
         """Queue tasks once more (None: all that ended other than COMPLETED); how many.
+
+        Where a command is given, it is what tasks run from now on.
 
         Raises:
             ConfigError: There is no such task, or it has not ended.
@@ -288,6 +290,10 @@ class Foreman:
                 raise ConfigError(f"task {proc_id} is {state}: only what has ended can run again")
         if chosen and "torch" in self._settings.export and len(chosen) < len(self.ledger):
             raise ConfigError('export="torch": only all tasks together can run again')
+        if command is not None:
+            params = [task.params for task in self.ledger.tasks[:1]]
+            self._launcher.use(choose_factory(None, command, params))
+            self.memory.note_command(command)
         for proc_id in chosen:
             self.ledger.requeue(proc_id)
         if chosen:

@@ -6,19 +6,26 @@ Rules: looks at whoever watches the job; changes nothing but what is on the scre
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
 from allot.control import Control
 from allot.markers import without_markers
-from allot.model import JobSnapshot, NodeState, NodeStatus, Summary, TaskState
+from allot.model import JobSnapshot, NodeState, NodeStatus, Summary, TaskState, TaskStatus
 from allot.output import LocalReader, last_lines, read_text
 from allot.progress import Board, make_board, say
+from allot.report import render
+from allot.settings import Settings
+from allot.watched import Watched
+from allot.webtable import job_html
 
 _REDRAW_S = 0.2
 _TAILS = 20
+_REPORT_TAILS = 200
 _TAIL_LINES = 10
 _TAIL_BYTES = 4096
 
@@ -34,17 +41,17 @@ class Front(Control):
     job_id: str
     output_dir: Path
 
-    def __init__(self, job_name: str, created: float, max_bars: int | None) -> None:
+    def __init__(self, settings: Settings, created: float) -> None:
         """Begin without a job to watch.
 
         Args:
-            job_name: Name of the job.
+            settings: What the user asked for.
             created: When the job was begun, Unix seconds.
-            max_bars: Most task bars shown at once. None: what fits the screen.
         """
-        super().__init__(job_name)
+        super().__init__(settings.job_name)
         self._created = created
-        self._max_bars = max_bars
+        self._max_bars = settings.max_bars
+        self._is_data = settings.command is not None
         self._was_told_what_is_left = False
         self._board: Board | None = None
         self._board_file: TextIO | None = None
@@ -55,7 +62,7 @@ class Front(Control):
         """Every node as it was last seen: those used by ``node_id``, then the others."""
 
     @abstractmethod
-    def close(self) -> None:
+    def close(self, *, tell: bool = True) -> None:
         """Stop watching."""
 
     def wait(self, timeout: float | None = None, *, progress: bool = True) -> Summary:
@@ -75,7 +82,8 @@ class Front(Control):
         """
         give_up = None if timeout is None else time.monotonic() + timeout
         self._watching()
-        self._close_board()
+        if self._board is not None and not self._board.stays:
+            self._close_board()
         board = make_board(max_bars=self._max_bars) if progress else None
         try:
             while not (watched := self._watching()).is_final:
@@ -100,8 +108,9 @@ class Front(Control):
     def print_progress(self, file: TextIO | None = None) -> None:
         """Show once how the job stands.
 
-        On a terminal and in a notebook: bars, in place. Elsewhere: what changed since the last
-        call, a line a task, at most 50, and one line for the job.
+        On a terminal: bars, in place. In a notebook: bars, which move by themselves until the job
+        is final or closed. Elsewhere: what changed since the last call, a line a task, at most 50,
+        and one line for the job.
 
         Args:
             file: Where to; None is stdout.
@@ -110,26 +119,47 @@ class Front(Control):
         if self._board is None or file is not self._board_file:
             self._close_board()
             self._board_file = file
-            self._board = make_board(file, max_bars=self._max_bars, live=False)
+            self._board = make_board(file, max_bars=self._max_bars, live=False, look=self._snapshot)
         self._board.draw(self._snapshot())
+
+    def report(self, file: str | Path) -> None:
+        """Write a page about the job: one HTML file that needs no other.
+
+        It tells the counts, a time line of the tasks by node and slot, the slowest ones, those
+        that failed with the ends of their outputs, and how each node was used.
+
+        Args:
+            file: Where.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        tasks = tuple(self.tasks)
+        page = render(
+            self.job_name,
+            self.job_id,
+            tasks,
+            self.nodes,
+            tails=_tails(tasks, _REPORT_TAILS),
+            now=time.time(),
+            created=self._created,
+        )
+        Path(file).expanduser().write_text(page, encoding="utf-8")
 
     def __repr__(self) -> str:
         counts = Summary(tuple(self.tasks), 0.0).counts
         parts = [f"{number} {state}" for state, number in counts.items() if number]
         return f"<Cluster {self.job_name!r} {self.job_id}: {', '.join(parts) or 'no tasks'}>"
 
+    def _repr_html_(self) -> str:
+        return job_html(self._snapshot(), time.time())
+
     def _snapshot(self) -> JobSnapshot:
         return JobSnapshot(self.job_name, tuple(self.tasks), tuple(self.nodes), self._elapsed())
 
     def _summary(self) -> Summary:
         tasks = self._watching().tasks
-        tails: dict[int, str] = {}
-        for task in Summary(tasks, 0.0).failed[:_TAILS]:
-            if task.output_file is not None:
-                with contextlib.suppress(OSError):  # what cannot be read has no end to show
-                    text = read_text(LocalReader(), str(task.output_file), None, _TAIL_BYTES)
-                    tails[task.proc_id] = last_lines(without_markers(text), _TAIL_LINES)
-        return Summary(tasks, self._elapsed(), tails)
+        return Summary(tasks, self._elapsed(), _tails(tasks, _TAILS))
 
     def _elapsed(self) -> float:
         watched = self._watching()
@@ -150,19 +180,56 @@ class Front(Control):
         watched = self._watching()
         self._was_told_what_is_left = True
         running, waiting = watched.count(TaskState.RUNNING), watched.count(TaskState.PENDING)
-        back = f"Cluster.load({str(self.output_dir)!r}"
         say(
             f"detached; {running} tasks of job {self.job_name} go on, {waiting} wait; "
             f"their outputs lie in {self.output_dir}"
         )
-        say(f"to come back: {back}, task_factory); to end them: {back}).cancel()")
+        say(self._way_back())
         try:
             self.close()
         except KeyboardInterrupt:
             watched.hang_up()  # a second Ctrl-C: nothing is waited for
             raise
 
+    def _way_back(self) -> str:
+        load = f"Cluster.load({str(self.output_dir)!r}"
+        if not self._is_data:
+            return f"to come back: {load}, task_factory); to end them: {load}).cancel()"
+        where = shlex.quote(str(self.output_dir))
+        return (
+            f"to come back: allot attach {where}, or {load}); "
+            f"to end them: allot cancel {where}, or {load}).cancel()"
+        )
+
+    def _tell_what_is_left(self, watched: Watched) -> None:
+        if not watched.drives:
+            return
+        waiting = watched.count(TaskState.PENDING)
+        if waiting and not self._was_told_what_is_left:
+            load = f"Cluster.load({str(self.output_dir)!r}, task_factory)"
+            attach = f"allot attach {shlex.quote(str(self.output_dir))}"
+            say(
+                f"{waiting} tasks of job {self.job_name} wait, and start when it is picked up: "
+                f"{attach if self._is_data else load}"
+            )
+        if unheard := watched.unheard:
+            say(
+                f"{unheard} tasks of job {self.job_name} were sent to nodes that have not "
+                "answered since: they may have started or not"
+            )
+
     def _close_board(self) -> None:
         if self._board is not None:
             self._board.close()
             self._board = None
+
+
+def _tails(tasks: Sequence[TaskStatus], most: int) -> dict[int, str]:
+    """The ends of the outputs of the first tasks that did not complete, by ``proc_id``."""
+    tails: dict[int, str] = {}
+    for task in Summary(tuple(tasks), 0.0).failed[:most]:
+        if task.output_file is not None:
+            with contextlib.suppress(OSError):  # what cannot be read has no end to show
+                text = read_text(LocalReader(), str(task.output_file), None, _TAIL_BYTES)
+                tails[task.proc_id] = last_lines(without_markers(text), _TAIL_LINES)
+    return tails

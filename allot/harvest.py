@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 
 from allot.fetch import Fetched, Fetcher
 from allot.model import Progress
 from allot.node import Node
 from allot.output import LocalReader, Reader, SftpReader, ShellReader, Watch, look, look_last
+from allot.patterns import make_parser
 from allot.probe import Sharing
 
 
@@ -25,7 +26,8 @@ class Output:
     Attributes:
         files: Its output file, and its error file where it has one.
         attempt: Which try of the task.
-        watch: How far the output file was read.
+        progress_pattern: How it tells its progress; see ``Cluster``.
+        watch: How far the file that tells the progress was read.
         problems: What went wrong on the way home.
         is_lost: Something that lies on the node could not be brought home.
         to_fetch: What is still missing here, None before that was asked.
@@ -33,14 +35,17 @@ class Output:
 
     files: tuple[Path, ...]
     attempt: int
+    progress_pattern: InitVar[str] = "allot"
     watch: Watch = field(init=False)
     problems: list[str] = field(default_factory=list)
     is_lost: bool = False
     to_fetch: set[Path] | None = None
 
-    def __post_init__(self) -> None:
-        """Begin to watch the output file."""
-        self.watch = Watch(str(self.files[0]))
+    def __post_init__(self, progress_pattern: str) -> None:
+        """Begin to watch the output file, or for bars the error file where there is one."""
+        # Unless it is told otherwise, tqdm draws on stderr.
+        watched = self.files[-1] if progress_pattern == "tqdm" else self.files[0]
+        self.watch = Watch(str(watched), parser=make_parser(progress_pattern))
 
 
 class Harvest:
@@ -57,6 +62,8 @@ class Harvest:
         sharing: Sharing,
         shared_root: Path,
         poll_interval: float,
+        *,
+        progress_pattern: str = "allot",
     ) -> None:
         """Take over the outputs of a node.
 
@@ -66,11 +73,13 @@ class Harvest:
             sharing: What the client sees of the node's files.
             shared_root: Below which directory it sees them.
             poll_interval: Seconds between two looks at an output.
+            progress_pattern: How tasks tell their progress; see ``Cluster``.
         """
         self._node = node
         self.sharing = sharing
         self._shared_root = shared_root
         self._poll_interval = poll_interval
+        self._progress_pattern = progress_pattern
         self._fetcher = Fetcher(job_id)
         self._owners: dict[Path, list[Output]] = {}  # several where it is /dev/null
 
@@ -96,6 +105,10 @@ class Harvest:
         """
         is_here = self.sharing.fresh and file.is_relative_to(self._shared_root)
         return LocalReader() if is_here else self.node_reader
+
+    def output(self, files: Sequence[Path], attempt: int) -> Output:
+        """What one attempt of a task will write: its output file, and its error file if any."""
+        return Output(tuple(files), attempt, self._progress_pattern)
 
     def look(self, outputs: Sequence[Output]) -> Iterator[tuple[Output, Progress]]:
         """Look at those outputs whose time has come.

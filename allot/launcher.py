@@ -11,11 +11,12 @@ from typing import TypeAlias
 
 from allot import environment, paths, script
 from allot.environment import Group
-from allot.errors import TaskConfigError
+from allot.errors import ConfigError, TaskConfigError
 from allot.lifecycle import Placement
 from allot.model import NodeTaskConfig, Params, Task
 from allot.script import Launch
 from allot.settings import Settings
+from allot.template import as_factory
 
 _log = logging.getLogger(__name__)
 
@@ -50,12 +51,31 @@ class Place:
         node_id: Its number among the nodes used.
         slots: How many tasks it holds at once while nobody else uses it.
         gpu_vendor: Whose GPUs it has, None where that is not known.
+        shares_files: Whether it sees the client's output directory as it is.
     """
 
     node_name: str
     node_id: int
     slots: int
     gpu_vendor: str | None = None
+    shares_files: bool = False
+
+
+def choose_factory(
+    task_factory: TaskFactory | None, command: str | None, params: Sequence[Params] | None
+) -> TaskFactory:
+    """Who makes the tasks of a job.
+
+    Raises:
+        ConfigError: Neither or both were given, or what was given makes no task.
+    """
+    if (task_factory is None) == (command is None):
+        raise ConfigError("give either a task_factory or a command, which says what tasks do")
+    if task_factory is None:
+        return as_factory(command, params)
+    if not callable(task_factory):
+        raise ConfigError(f"task_factory must be a function, not {task_factory!r}")
+    return task_factory
 
 
 class Launcher:
@@ -87,6 +107,10 @@ class Launcher:
     def makes_tasks(self) -> bool:
         """Whether there is anyone to make tasks."""
         return self._task_factory is not None
+
+    def use(self, task_factory: TaskFactory) -> None:
+        """Have the tasks made by another one from now on."""
+        self._task_factory = task_factory
 
     def remember(self, proc_id: int, files: Iterable[Path | None]) -> None:
         """Note what files a task had that was made by an earlier client."""
@@ -129,7 +153,7 @@ class Launcher:
             local_id=config.local_id,
             output_file=output_file,
             error_file=_absolute(task.error_file),
-            cwd=task.cwd or settings.cwd,
+            cwd=task.cwd or settings.cwd or (settings.shared_cwd if place.shares_files else None),
             env=self._task_variables(config, place) | dict(task.env),
             script=script.task_script(task.cmds, setup=settings.setup),
         )

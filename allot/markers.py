@@ -36,6 +36,7 @@ class MarkerParser:
 
     Attributes:
         latest: The latest valid marker so far, or None.
+        most_bytes: No marker is longer.
 
     Example:
         >>> parser = MarkerParser()
@@ -43,6 +44,8 @@ class MarkerParser:
         >>> parser.feed(b"0\x03 done")
         Progress(step=3, total=10)
     """
+
+    most_bytes = MOST_MARKER_BYTES
 
     def __init__(self) -> None:
         self.latest: Progress | None = None
@@ -67,8 +70,12 @@ class MarkerParser:
             self.latest = found
         return found
 
-    def reset(self) -> None:
-        """Forget everything: the output file was begun anew."""
+    def reset(self, *, mid_line: bool = False) -> None:  # noqa: ARG002 - as all parsers have it
+        """Forget everything: the output file was begun anew, or is read on elsewhere.
+
+        Args:
+            mid_line: Makes no difference: a marker's first byte is nothing else's.
+        """
         self.latest = None
         self._open = b""
 

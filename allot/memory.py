@@ -35,7 +35,7 @@ class Memory:
         self.stopped = job.stopped
         self.job_id, self.nnodes = job.job_id, job.nnodes
         self._followed = deque(job.followed, _ORDERS_KEPT)
-        self._job = job
+        self._job = self._job_told = job
         self._launches: dict[int, Launch] = {}
         self._error_files: dict[int, Path] = {}
         self._ordered: dict[int, None] = {}
@@ -62,6 +62,10 @@ class Memory:
     def note_followed(self, key: str) -> None:
         """Remember that an order of another client was followed."""
         self._followed.append(key)
+
+    def note_command(self, command: str) -> None:
+        """Remember what tasks run from now on."""
+        self._job = replace(self._job, settings=replace(self._job.settings, command=command))
 
     def was_followed(self, key: str) -> bool:
         """Whether an order was followed, by this client or an earlier one."""
@@ -103,10 +107,11 @@ class Memory:
         return replace(self._job, stopped=self.stopped, followed=tuple(self._followed))
 
     def _changed_job(self) -> JobRecord | None:
-        if self.stopped == self._job.stopped and tuple(self._followed) == self._job.followed:
+        job = self._job_now
+        if job == self._job_told:
             return None
-        self._job = self._job_now
-        return self._job
+        self._job_told = job
+        return job
 
     def _nodes(self, seats: Mapping[int, Seat], all_of: bool) -> tuple[NodeRecord, ...]:
         changed: list[NodeRecord] = []

@@ -147,10 +147,10 @@ class Monitor(Watched):
         """See :class:`Watched`."""
         return self._foreman.seats[node_id].driver.output_reader(file)
 
-    def wait_until_launched(self, timeout: float) -> None:
-        """Block until the first wave was sent out, or ``timeout`` seconds."""
-        seats = list(self._foreman.seats.values())
-        seats = [seat for seat in seats if seat.inbox or seat.under_way]
+    def wait_until_heard(self, timeout: float) -> None:
+        """See :class:`Watched`; what was placed has been sent then."""
+        every = list(self._foreman.seats.values())
+        seats = [seat for seat in every if seat.inbox or seat.under_way or seat.due is not None]
         self.wait_for(lambda: all(seat.turns or not seat.is_reachable for seat in seats), timeout)
 
     def hold(self, timeout: float) -> None:
@@ -205,7 +205,7 @@ class Monitor(Watched):
         if order.kind == "cancel":
             foreman.cancel(order.proc_ids, order.grace, "cancelled by the user")
         elif order.kind == "rerun":
-            count = foreman.requeue(order.proc_ids)
+            count = foreman.requeue(order.proc_ids, order.command)
         elif order.kind == "drain":
             foreman.seat(order.node).drain("drained by the user")
         elif order.kind == "resume":

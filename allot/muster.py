@@ -95,7 +95,8 @@ class Muster:
         places = [outfit.place(member, node_id) for node_id, member in enumerate(used)]
         ntasks = settings.ntasks or sum(place.slots for place in places)
         kept = {proc_id: task for proc_id, task in kept.items() if proc_id < ntasks}
-        ledger = Ledger(_with_kept(new_entries([None] * ntasks), kept))
+        params = outfit.charter.params or (None,) * ntasks
+        ledger = Ledger(_with_kept(new_entries(params), kept))
         nodes = [
             Seat.slots_of(place, member.facts, outfit.terms)
             for place, member in zip(places, used, strict=True)
@@ -110,8 +111,9 @@ class Muster:
         for task in kept.values():
             launcher.remember(task.status.proc_id, (task.status.output_file, task.error_file))
         wave = [
-            (placement, launcher.prepare(placement, places[placement.node_id], None, 0))
+            (placement, launcher.prepare(placement, place, params[placement.proc_id], 0))
             for placement in placements
+            for place in [places[placement.node_id]]
         ]
         self._warn(used, places)
         lease = claim()
@@ -139,6 +141,7 @@ class Muster:
             probe=charter.probe,
             specs=charter.specs,
             ssh_config=charter.ssh_config,
+            params=charter.params,
             group=group,
         )
 
@@ -210,5 +213,6 @@ class Muster:
 
 
 def _with_kept(new: Sequence[Entry], kept: Mapping[int, TaskRecord]) -> list[Entry]:
-    old = dict(zip(kept, entries(list(kept.values()), None), strict=True))
+    params = [entry.status.params for entry in new]
+    old = dict(zip(kept, entries(list(kept.values()), params), strict=True))
     return [old.get(entry.status.proc_id, entry) for entry in new]

@@ -37,12 +37,14 @@ class Order:
         proc_ids: To which tasks, for cancel and rerun; None: to all it makes sense for.
         grace: Seconds between TERM and KILL, for cancel.
         node: To which node, for the others.
+        command: For rerun: what tasks run from now on; None: what they ran.
     """
 
     kind: Kind
     proc_ids: tuple[int, ...] | None = None
     grace: float = 0.0
     node: str = ""
+    command: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no node could be sent.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from allot.harvest import Harvest
 from allot.hostfile import node_names
 from allot.launcher import Launcher, Place
 from allot.lease import Lease
-from allot.model import NodeHealth, NodeSpec, NodeState, NodeStatus
+from allot.model import NodeHealth, NodeSpec, NodeState, NodeStatus, Params
 from allot.monitor import Monitor
 from allot.node import Gateway, Node
 from allot.output import is_on_local_file_system
@@ -48,6 +48,7 @@ class Charter:
         probe: When a node may be used.
         specs: Every node named.
         ssh_config: The OpenSSH configuration to obey; None: the user's own.
+        params: The tasks' parameters, by ``proc_id``; None where the job has none.
     """
 
     job_id: str
@@ -55,6 +56,7 @@ class Charter:
     probe: NodeProbe
     specs: tuple[NodeSpec, ...]
     ssh_config: Path | None
+    params: tuple[Params, ...] | None = None
 
 
 class Outfit:
@@ -89,6 +91,18 @@ class Outfit:
         )
         self.names = node_names(charter.specs)
 
+    def others(self, used: Collection[str]) -> list[NodeStatus]:
+        """Every node that was asked, but for those of these names."""
+        asked = [self.candidates[number] for number in sorted(self.candidates)]
+        return [one.status for one in asked if one.name not in used]
+
+    @property
+    def sharing(self) -> dict[str, bool]:
+        """Whether the nodes used that were asked share the output directory, by name."""
+        members = [one.member for one in self.candidates.values() if one.member is not None]
+        told = {member.name: self._as_told(member.facts).sharing.shared for member in members}
+        return {name: told[name] for name in self.used_names if name in told}
+
     def hang_up(self) -> None:
         """Close every connection, those in the making too."""
         self.closing.set()
@@ -108,7 +122,8 @@ class Outfit:
             sized_by_cpus=settings.ntasks is not None,
             oversubscribe=settings.oversubscribe,
         )
-        return Place(member.name, node_id, slots, member.facts.gpu_vendor)
+        facts = self._as_told(member.facts)
+        return Place(member.name, node_id, slots, facts.gpu_vendor, facts.sharing.shared)
 
     def seat(self, member: Member, place: Place, launcher: Launcher, mandate: Mandate) -> Seat:
         """The seat of a node that was just asked."""
@@ -139,7 +154,8 @@ class Outfit:
             ConfigError: The ssh configuration makes no sense.
         """
         facts = self._as_told(record.facts)
-        place = Place(record.name, record.node_id, record.slots, facts.gpu_vendor)
+        shared = facts.sharing.shared
+        place = Place(record.name, record.node_id, record.slots, facts.gpu_vendor, shared)
         node = self.node(record)
         driver = self._driver(
             node,
@@ -246,7 +262,14 @@ class Outfit:
     ) -> NodeDriver:
         settings = self.charter.settings
         root = Path("/") if settings.shared_fs else settings.output_dir
-        harvest = Harvest(node, self.charter.job_id, facts.sharing, root, settings.poll_interval)
+        harvest = Harvest(
+            node,
+            self.charter.job_id,
+            facts.sharing,
+            root,
+            settings.poll_interval,
+            progress_pattern=settings.progress_pattern,
+        )
         return NodeDriver(
             node,
             harvest,

@@ -17,9 +17,10 @@ from typing import Protocol, TypeAlias
 
 from allot import questions
 from allot.errors import ConnectionFailedError
-from allot.markers import MOST_MARKER_BYTES, MarkerParser
+from allot.markers import MarkerParser
 from allot.model import Progress
 from allot.node import FileRead, Node
+from allot.patterns import ProgressParser
 from allot.probe import lies_on_local_file_system
 
 Data: TypeAlias = bytes | OSError
@@ -181,7 +182,7 @@ class Watch:
         next_look: Seconds on the monotonic clock.
         looks: How often it was looked at.
         told: The progress that was told last.
-        parser: Where the markers are found.
+        parser: Finds the progress in what is read.
     """
 
     path: str
@@ -189,13 +190,13 @@ class Watch:
     next_look: float = 0.0
     looks: int = 0
     told: Progress | None = None
-    parser: MarkerParser = field(default_factory=MarkerParser)
+    parser: ProgressParser = field(default_factory=MarkerParser)
 
 
 def look(reader: Reader, watches: Sequence[Watch]) -> list[tuple[Watch, Progress]]:
     """Read what is new of some outputs.
 
-    An output that grows faster than it is read skips ahead: only the latest marker counts. Now
+    An output that grows faster than it is read skips ahead: only the latest progress counts. Now
     and then a file is opened anew, since it may have been replaced or begun anew by its task.
 
     Returns:
@@ -213,7 +214,7 @@ def look(reader: Reader, watches: Sequence[Watch]) -> list[tuple[Watch, Progress
 
 
 def look_last(reader: Reader, watches: Sequence[Watch]) -> list[tuple[Watch, Progress]]:
-    """Find the last marker of outputs that will not grow any more, from their ends backwards.
+    """Find the last progress of outputs that will not grow any more, from their ends backwards.
 
     Returns:
         The watches whose progress is new, with it.
@@ -226,13 +227,14 @@ def look_last(reader: Reader, watches: Sequence[Watch]) -> list[tuple[Watch, Pro
         end = size
         while end > 0 and size - end < _LAST_LOOK_BYTES:
             start = max(0, end - LOOK_BYTES)
-            # The pieces overlap by more than a marker can be long.
-            length = min(end + MOST_MARKER_BYTES, size) - start
+            # The pieces overlap by as much as may tell a progress.
+            length = min(end + watch.parser.most_bytes, size) - start
             data = reader.read([FileRead(watch.path, start, length)])[0]
             if isinstance(data, OSError):
                 break
-            watch.parser.reset()
-            if watch.parser.feed(data) is not None:
+            watch.parser.reset(mid_line=start > 0)
+            # What does not grow any more has no open line.
+            if watch.parser.feed(data + b"\n" if end == size else data) is not None:
                 break
             end = start
     return _news(watches)
@@ -280,7 +282,7 @@ def _skip_ahead(reader: Reader, watches: Sequence[Watch]) -> None:
     for watch, size in zip(watches, sizes, strict=True):
         if not isinstance(size, OSError) and size - watch.offset > _ROUNDS * LOOK_BYTES:
             watch.offset = size - (_ROUNDS - 1) * LOOK_BYTES
-            watch.parser.reset()
+            watch.parser.reset(mid_line=True)
 
 
 def last_lines(text: str, count: int) -> str:

@@ -57,6 +57,16 @@ def numbers_of(state_file: Path, file_name: str, kind: str) -> tuple[int, int] |
     return None if found is None else (int(found[1]), int(found[2]))
 
 
+def log_file(output_dir: Path, job_name: str) -> Path:
+    """What a job's client in the background says."""
+    return state_directory(output_dir) / f"{job_name}.log"
+
+
+def report_file(output_dir: Path, job_name: str) -> Path:
+    """The page about a job, where its user names none."""
+    return output_dir / f"{job_name}.html"
+
+
 def lease_file(state_file: Path, generation: int) -> Path:
     """What the client of a generation says of itself while it drives the job."""
     return state_file.with_name(f"{state_file.stem}.{generation}.lease")

@@ -9,14 +9,14 @@ a move that was broken off is taken up again.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from allot import paths
 from allot.errors import ConfigError, JobExistsError
 from allot.lease import Holder, Lease, Vigil, claim
-from allot.model import TaskState
+from allot.model import Params, TaskState
 from allot.records import JobState, TaskRecord
 from allot.statefile import Head, write_snapshot
 from allot.store import StoredState, write_whole
@@ -66,15 +66,49 @@ def driven_by(state_file: Path) -> Holder | None:
         raise ConfigError(f"{state_file.parent} cannot be read: {error.strerror}") from error
 
 
-def completed(state: JobState) -> Mapping[int, TaskRecord]:
-    """The tasks of a job that need not run again, by ``proc_id``."""
-    return {
-        task.status.proc_id: replace(
-            task, status=replace(task.status, node_id=None), avoids=frozenset(), retried=0
-        )
-        for task in state.tasks
-        if task.status.state is TaskState.COMPLETED
-    }
+def completed(state: JobState, params: Sequence[Params] | None) -> Mapping[int, TaskRecord]:
+    """The tasks of a job that need not run again in a new one, by their ``proc_id`` there.
+
+    Args:
+        state: The earlier job.
+        params: Those of the new job: where both have some, equal ones tell that two tasks are
+            the same, and else the ``proc_id``.
+    """
+    before = state.job.params
+    if (before is None) != (params is None):
+        return {}
+    places: dict[object, list[int]] = {}
+    for proc_id, one in enumerate(params or ()):
+        places.setdefault(_key(one), []).append(proc_id)
+    kept: dict[int, TaskRecord] = {}
+    for old, task in enumerate(state.tasks):
+        if task.status.state is not TaskState.COMPLETED:
+            continue
+        found = [old] if before is None else places.get(_key(before[old]), [])
+        if found:
+            proc_id = found.pop(0)
+            kept[proc_id] = _as_kept(task, proc_id, state)
+    return kept
+
+
+def _key(params: Params) -> object:
+    """What is equal for equal parameters; True is not 1 here, and 1.0 is not either."""
+    named = params if isinstance(params, Mapping) else {"": params}
+    return frozenset((name, type(value), value) for name, value in named.items())
+
+
+def _as_kept(task: TaskRecord, proc_id: int, state: JobState) -> TaskRecord:
+    """A task under its number in the new job; with another one its output has gone away too."""
+    kept = replace(
+        task,
+        status=replace(task.status, node_id=None, proc_id=proc_id),
+        avoids=frozenset(),
+        retried=0,
+    )
+    if proc_id == task.status.proc_id:
+        return kept
+    output_dir = state.job.settings.output_dir
+    return _with_moved_files(kept, output_dir, paths.archive(output_dir, state.job.job_id))
 
 
 def claim_new(state_file: Path, job_id: str, previous: JobState | None) -> Lease:
@@ -132,7 +166,7 @@ def put_away(state: JobState, state_file: Path, kept: Mapping[int, TaskRecord]) 
     try:
         archive.mkdir(parents=True, exist_ok=True)
         for proc_id, task in enumerate(state.tasks):
-            if proc_id not in kept:
+            if not _stays(task, kept.get(proc_id)):
                 tasks[proc_id] = _move(task, output_dir, archive)
         moved = write_snapshot(replace(state, tasks=tuple(tasks)), Head(put_away=True))
         write_whole(archive / state_file.name, moved, "moved")
@@ -141,6 +175,11 @@ def put_away(state: JobState, state_file: Path, kept: Mapping[int, TaskRecord]) 
             f"the earlier job {state.job.job_id} cannot be moved to {archive}: "
             f"{error.strerror or error}"
         ) from error
+
+
+def _stays(task: TaskRecord, kept: TaskRecord | None) -> bool:
+    """Whether a task's outputs stay where they are, since it is kept under its number."""
+    return kept is not None and kept.status.output_file == task.status.output_file
 
 
 def _move(task: TaskRecord, output_dir: Path, archive: Path) -> TaskRecord:
@@ -154,9 +193,14 @@ def _move(task: TaskRecord, output_dir: Path, archive: Path) -> TaskRecord:
             if one.is_file() and not one.is_symlink():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 one.replace(target)
+    return _with_moved_files(task, output_dir, archive)
+
+
+def _with_moved_files(task: TaskRecord, output_dir: Path, archive: Path) -> TaskRecord:
+    output = _moved(task.status.output_file, output_dir, archive)
     return replace(
         task,
-        status=replace(status, output_file=_moved(status.output_file, output_dir, archive)),
+        status=replace(task.status, output_file=output),
         error_file=_moved(task.error_file, output_dir, archive),
     )
 

@@ -8,10 +8,14 @@ one go, under tqdm's lock, so that ``tqdm.write`` and ``print`` of the user's pr
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
+import threading
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -29,11 +33,14 @@ if TYPE_CHECKING:
 else:
     _Tqdm = tqdm  # generic in its type stubs only
 
+_log = logging.getLogger(__name__)
+
 _LOCK: AbstractContextManager[Any] = tqdm.get_lock()  # type: ignore[no-untyped-call]
 _LEAST_REDRAW_S = 0.1
 _LEAST_NOTEBOOK_REDRAW_S = 0.2
 _NOTEBOOK_ROWS = 30
 _NOTEBOOK_WIDTH = 100
+_CLOSE_S = 2.0
 # An empty line on top, the job's bar and the line of counts.
 _LINES_BESIDE_ROWS = 3
 _COLOURS: dict[Tone, str] = {
@@ -49,7 +56,13 @@ _ASCII = str.maketrans({"…": "~", "·": "-"})
 
 
 class Board(Protocol):
-    """Where a job is shown."""
+    """Where a job is shown.
+
+    Attributes:
+        stays: Whether it may go on beside another one.
+    """
+
+    stays: bool
 
     def draw(self, snapshot: JobSnapshot) -> None:
         """Show the job as it is now; may be called as often as one likes."""
@@ -64,7 +77,11 @@ def say(line: str) -> None:
 
 
 def make_board(
-    stream: TextIO | None = None, *, max_bars: int | None = None, live: bool = True
+    stream: TextIO | None = None,
+    *,
+    max_bars: int | None = None,
+    live: bool = True,
+    look: Callable[[], JobSnapshot] | None = None,
 ) -> Board:
     """Choose how a job is shown.
 
@@ -74,12 +91,14 @@ def make_board(
         live: Where there are only lines: True writes about what happens as it happens, progress
             at each tenth; False takes each ``draw`` for a question and answers with what changed
             since the last one, at most 50 tasks, and one line on the job.
+        look: Tells how the job stands; called by a thread. Widgets move by themselves with it,
+            from a ``draw`` until no task waits or runs.
 
     Returns:
         Bars on a terminal, widgets in a notebook with ipywidgets, else plain lines.
     """
     if stream is None and _in_notebook():
-        return NotebookBoard(max_bars=max_bars)
+        return NotebookBoard(max_bars=max_bars, look=look)
     target = sys.stdout if stream is None else stream
     if _is_terminal(target):
         return TerminalBoard(target, max_bars=max_bars)
@@ -88,6 +107,8 @@ def make_board(
 
 class PlainBoard:
     """Lines of text without control characters, for logs, files and pipes."""
+
+    stays = False
 
     def __init__(self, stream: TextIO, *, live: bool = True) -> None:
         """Write to ``stream``; ``live`` as for ``make_board``."""
@@ -112,6 +133,8 @@ class PlainBoard:
 
 class TerminalBoard:
     """Bars at the foot of a terminal, one a task, one for the job, and a line of counts."""
+
+    stays = False
 
     def __init__(self, stream: TextIO, *, max_bars: int | None = None) -> None:
         """Draw on the terminal behind ``stream``; ``max_bars`` as for ``make_board``."""
@@ -233,44 +256,93 @@ class _Bar(_Tqdm):
 
 
 class NotebookBoard:
-    """tqdm's widgets in a notebook, one a task, one for the job, and a line of counts."""
+    """tqdm's widgets in a notebook, one a task, one for the job, and a line of counts.
 
-    def __init__(self, *, max_bars: int | None = None) -> None:
-        """Show at most ``max_bars`` tasks, 30 by default."""
+    A draw in another cell shows the same widgets there too.
+    """
+
+    stays = True
+
+    def __init__(
+        self, *, max_bars: int | None = None, look: Callable[[], JobSnapshot] | None = None
+    ) -> None:
+        """Show at most ``max_bars`` tasks, 30 by default; ``look`` as for ``make_board``."""
         self._max_bars = _NOTEBOOK_ROWS if max_bars is None else max_bars
+        self._look = look
         self._forecast = Forecast()
         self._columns = Columns()
         self._seats: tuple[int | None, ...] = ()
+        self._box: Any = None
+        self._cell: int | None = None
         self._bars: list[Any] = []
         self._shown: dict[int, Row] = {}
         self._drawn_at = float("-inf")
-        self._closed = False
+        self._lock = threading.Lock()
+        self._mover: threading.Thread | None = None
+        self._closing = threading.Event()
 
     def draw(self, snapshot: JobSnapshot) -> None:
         """Show the job, at most five times a second."""
-        now = time.monotonic()
-        if not self._closed and now - self._drawn_at >= _LEAST_NOTEBOOK_REDRAW_S:
-            self._drawn_at = now
-            self._show(snapshot)
+        with self._lock:
+            if self._closing.is_set():
+                return
+            if time.monotonic() - self._drawn_at >= _LEAST_NOTEBOOK_REDRAW_S:
+                self._show(snapshot)
+            self._be_in_this_cell()
+            if self._look is not None and self._mover is None:
+                self._mover = threading.Thread(
+                    target=self._move, args=(self._look,), name="allot-widgets", daemon=True
+                )
+                self._mover.start()
 
     def close(self, snapshot: JobSnapshot | None = None) -> None:
         """Show the job a last time; the widgets stay in the notebook."""
-        if not self._closed and snapshot is not None:
-            self._show(snapshot)
-        self._closed = True
-        for bar in self._bars:
-            # Not bar.close(): it paints every bar short of its total red.
-            bar.disable = True
-        self._bars.clear()
+        self._closing.set()
+        mover = self._mover
+        if mover is not None:
+            mover.join(_CLOSE_S)
+        with self._lock:
+            if snapshot is not None and self._box is not None:
+                self._show(snapshot)
+            for bar in self._bars:
+                # Not bar.close(): it paints every bar short of its total red.
+                bar.disable = True
+            self._bars.clear()
+            self._box = None
+
+    def _move(self, look: Callable[[], JobSnapshot]) -> None:
+        try:
+            while threading.main_thread().is_alive():
+                is_last = self._closing.wait(_LEAST_NOTEBOOK_REDRAW_S)
+                with self._lock:
+                    snapshot = look()
+                    if self._box is not None:
+                        self._show(snapshot)
+                    if is_last or all(task.state.is_final for task in snapshot.tasks):
+                        self._mover = None  # a later draw begins anew
+                        return
+        except Exception:
+            _log.exception("the bars do not move any more")
+
+    def _be_in_this_cell(self) -> None:
+        cell = getattr(_ipython_shell(), "execution_count", 0)
+        # A user's thread that draws on and on is in whatever cell runs: it keeps its first one.
+        is_asked_here = threading.current_thread() is threading.main_thread()
+        if self._cell is None or (is_asked_here and cell != self._cell):
+            self._cell = cell
+            import_module("IPython.display").display(self._box)
 
     def _show(self, snapshot: JobSnapshot) -> None:
         now = time.time()
+        self._drawn_at = time.monotonic()
+        if self._box is None:
+            self._box = import_module("ipywidgets").VBox()
         self._seats = seat_tasks(self._seats, snapshot.tasks, self._max_bars)
         self._forecast.observe(snapshot.tasks, now)
         page = Page(snapshot, self._forecast, self._columns, width=_NOTEBOOK_WIDTH, now=now)
         status = "".join(text for text, _ in status_line(snapshot, self._seats, _NOTEBOOK_WIDTH))
         *rows, job_row = page.rows(self._seats)
-        # The job and its counts stand on top: widgets can only be added below.
+        # The job and its counts stand on top: there they stay when rows come.
         for at, row in enumerate([job_row, Row("", None, status, "plain"), *rows]):
             if self._shown.get(at) != row:
                 self._shown[at] = row
@@ -280,7 +352,8 @@ class NotebookBoard:
         from tqdm.notebook import tqdm as widget_bar  # noqa: PLC0415 - needs ipywidgets
 
         if at == len(self._bars):
-            self._bars.append(widget_bar(total=1, leave=True, disable=False))
+            self._bars.append(widget_bar(total=1, leave=True, disable=False, display=False))
+            self._box.children = [bar.container for bar in self._bars]
         bar = self._bars[at]
         bar.n = row.fraction or 0.0
         bar.bar_format = f"{_no_braces(row.head)}{{bar}}{_no_braces(row.tail)}"
@@ -299,6 +372,9 @@ def _is_terminal(stream: TextIO) -> bool:
 
 
 def _in_notebook() -> bool:
+    return hasattr(_ipython_shell(), "kernel") and find_spec("ipywidgets") is not None
+
+
+def _ipython_shell() -> object:
     ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return hasattr(shell, "kernel") and find_spec("ipywidgets") is not None
+    return ipython.get_ipython() if ipython is not None else None

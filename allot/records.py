@@ -6,7 +6,7 @@ task's ``params`` are stands in the job's record only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from allot.environment import Group
@@ -130,6 +130,15 @@ class JobState:
     job: JobRecord
     nodes: tuple[NodeRecord, ...]
     tasks: tuple[TaskRecord, ...]
+
+    @property
+    def statuses(self) -> list[TaskStatus]:
+        """Every task as a user sees it."""
+        params = self.job.params
+        return [
+            one.status if params is None else replace(one.status, params=params[number])
+            for number, one in enumerate(self.tasks)
+        ]
 
 
 @dataclass(frozen=True)

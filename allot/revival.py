@@ -27,7 +27,14 @@ def charter_of(state: JobState, ssh_config: Path | None) -> Charter:
         ssh_config: To be obeyed instead of the remembered one, or None.
     """
     job = state.job
-    return Charter(job.job_id, job.settings, job.probe, job.specs, ssh_config or job.ssh_config)
+    return Charter(
+        job.job_id,
+        job.settings,
+        job.probe,
+        job.specs,
+        ssh_config or job.ssh_config,
+        job.params,
+    )
 
 
 def revive(

@@ -67,9 +67,11 @@ def read_specs(
     """The nodes a user named: by a host file, by ``nodes``, or by a Slurm allocation.
 
     Raises:
-        ConfigError: Both were given, or neither and this is no Slurm allocation.
+        ConfigError: It is no path, both were given, or neither and this is no Slurm allocation.
         NodeFileError: The host file cannot be read, or does not follow the grammar.
     """
+    if node_file is not None and not isinstance(node_file, (str, Path)):
+        raise ConfigError(f"node_file must be a path, not {node_file!r}")
     if node_file is not None and nodes is not None:
         raise ConfigError("give node_file or nodes, not both")
     if nodes is not None:

@@ -6,11 +6,13 @@ Rules: pure; each refusal names the argument, what it was, and what it may be.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from allot.errors import ConfigError
+from allot.patterns import check_pattern
 from allot.scheduler import Distribution
 
 _MOST_NAME_BYTES = 200
@@ -46,6 +48,7 @@ class Settings:
     node_max_failures: int = 3
     setup: tuple[str, ...] = ()
     cwd: str | None = None
+    shared_cwd: str | None = None
     login_shell: bool = False
     nice: int = 0
     env: Mapping[str, str] = field(default_factory=dict)
@@ -55,6 +58,8 @@ class Settings:
     shared_fs: bool | None = None
     poll_interval: float = 1.0
     max_bars: int | None = None
+    command: str | None = None
+    progress_pattern: str = "allot"
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -93,6 +98,7 @@ class Settings:
                 f"node_timeout must be a number of seconds above 0, or None, not "
                 f"{self.node_timeout!r}"
             )
+        check_pattern(self.progress_pattern)
         self._check_torch()
 
     def _check_torch(self) -> None:
@@ -123,6 +129,19 @@ def _check_name(name: object) -> None:
         raise ConfigError(f"job_name must be text, not half a surrogate pair: {name!r}") from None
     if size > _MOST_NAME_BYTES:
         raise ConfigError(f"job_name must be at most {_MOST_NAME_BYTES} bytes long, not {name!r}")
+
+
+def as_directory(argument: str, value: object) -> Path:
+    """An argument that names a directory, as an absolute path.
+
+    Raises:
+        ConfigError: It is no path, or empty.
+    """
+    if not isinstance(value, (str, Path)):
+        raise ConfigError(f"{argument} must be a path, not {value!r}")
+    if not str(value):
+        raise ConfigError(f"{argument} is empty: name a directory")
+    return Path(os.path.abspath(Path(value).expanduser()))
 
 
 def as_distribution(value: object) -> Distribution:

@@ -102,6 +102,9 @@ class Watched(ABC):
     def hold(self, timeout: float) -> None:  # noqa: B027 - nothing is under way
         """Start nothing new, and block until what was begun is sent, or ``timeout`` seconds."""
 
+    def wait_until_heard(self, timeout: float) -> None:  # noqa: B027 - all that is known is told
+        """Block until each node has told what happened or is out of reach, or ``timeout`` s."""
+
     def clean_up(self, timeout: float) -> None:  # noqa: B027 - who drives does it
         """Remove what a job that is over has left on its nodes, for ``timeout`` seconds at most."""
 

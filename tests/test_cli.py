@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sandbox import wait_until
 
-from allot import ConfigError, NotEnoughNodesError, cli
+from allot import ConfigError, NotEnoughNodesError, cli, clirun
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -116,7 +116,31 @@ def test_errors_have_their_exit_codes(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "LoopbackNodes", fail)
+    monkeypatch.setattr(clirun, "LoopbackNodes", fail)
     assert cli.main(["demo"]) == code
     said = capsys.readouterr().err
     assert said.count("\n") == (0 if code == 130 else 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"), [("allot re", {"rerun", "report"}), ("allot run --param", {"--param"})]
+)
+def test_a_shell_completes_commands_and_options(
+    tmp_path: Path, line: str, expected: set[str]
+) -> None:
+    """As argcomplete's Bash function asks for it."""
+    answer = tmp_path / "answer"
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    subprocess.run(
+        [sys.executable, "-m", "allot"],
+        env={
+            **os.environ,
+            **asked,
+            "PYTHONPATH": str(ROOT),
+            "_ARGCOMPLETE_IFS": "\n",
+            "_ARGCOMPLETE_STDOUT_FILENAME": str(answer),
+        },
+        timeout=60,
+        check=True,
+    )
+    assert {word.strip() for word in answer.read_text().split("\n")} == expected

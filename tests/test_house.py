@@ -23,6 +23,7 @@ FLOORS = {
         *(
             "hostfile",
             "markers",
+            "patterns",
             "reaper",
             "nodedir",
             "script",
@@ -42,6 +43,12 @@ FLOORS = {
             "forecast",
             "rows",
             "lines",
+            "listing",
+            "shellscan",
+            "template",
+            "webtable",
+            "lanes",
+            "report",
         ),
     ),
     2: (
@@ -55,8 +62,8 @@ FLOORS = {
         *("memory", "desk", "foreman", "watched", "monitor", "watcher", "outfit", "muster"),
         *("revival", "previous", "post"),
     ),
-    4: ("control", "front", "cluster"),
-    5: ("cli", "__init__", "__main__"),
+    4: ("control", "front", "cluster", "survey", "background", "timeline"),
+    5: ("options", "clirun", "clijob", "cli", "__init__", "__main__"),
 }
 ORDER = [name for floor in sorted(FLOORS) for name in FLOORS[floor]]
 PURE = [*FLOORS[0], *FLOORS[1]]
@@ -67,6 +74,7 @@ IMPORTERS = {
         *("sftpserver", "sshserver", "loopback"),
     },
     "tqdm": {"progress"},
+    "matplotlib": {"timeline"},
 }
 # What reaches the outside, or does not give the same answer twice.
 IMPURE = {

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 import pytest
 from conftest import NodesFactory
@@ -14,9 +14,11 @@ from nodes import connected
 from sshd import NeedsRootError, SshdNodes
 
 from allot.errors import ConnectionFailedError
+from allot.harvest import Harvest
 from allot.model import Progress
 from allot.node import FileRead
 from allot.output import (
+    LOOK_BYTES,
     Data,
     LocalReader,
     Reader,
@@ -27,6 +29,8 @@ from allot.output import (
     look_last,
     read_text,
 )
+from allot.patterns import MOST_LINE_BYTES, make_parser
+from allot.probe import Sharing
 
 Look: TypeAlias = Callable[[Reader, Sequence[Watch]], list[tuple[Watch, Progress]]]
 
@@ -191,6 +195,87 @@ def test_a_marker_where_two_pieces_meet_is_found(tmp_path: Path, shift: int) -> 
     path = tmp_path / "0.out"
     path.write_bytes(marker(4) + b"y" * 90_000 + marker(5) + b"x" * (64 * 1024 - shift))
     assert last_of(LocalReader(), Watch(str(path))) == Progress(5, 9)
+
+
+REGEX = r"(?P<step>\d+)/(?P<total>\d+)"
+
+
+def telling(pattern: str, step: int) -> bytes:
+    """A line of a program's own that tells its progress, 400 in all."""
+    return (
+        b"\rrun:  9%%|# | %d/400 [00:01<00:32]" % step if pattern == "tqdm" else b"%d/400\n" % step
+    )
+
+
+@pytest.mark.parametrize("pattern", ["tqdm", REGEX])
+def test_a_programs_own_progress_is_told(reader: Reader, tmp_path: Path, pattern: str) -> None:
+    """As it grows, behind a gap that no look reads, and at its end."""
+    path = tmp_path / "0.out"
+    watch = Watch(str(path), parser=make_parser(pattern))
+    path.write_bytes(telling(pattern, 12))
+    assert progress_of(reader, watch) == Progress(12, 400)
+    with path.open("ab") as file:
+        file.writelines(telling(pattern, step) for step in range(13, 390) for _ in range(300))
+    assert progress_of(reader, watch) == Progress(389, 400)
+    with path.open("ab") as file:
+        file.write(telling(pattern, 390) + b"x\n" * 500_000)
+    assert last_of(reader, watch) == Progress(390, 400)
+
+
+@pytest.mark.parametrize("pattern", ["tqdm", REGEX])
+@pytest.mark.parametrize("length", [40, MOST_LINE_BYTES - 1, MOST_LINE_BYTES])
+@pytest.mark.parametrize("shift", [*range(25), 39])
+def test_a_line_where_two_pieces_meet_is_read_whole(
+    tmp_path: Path, pattern: str, length: int, shift: int
+) -> None:
+    """The last look reads backwards in pieces: ``112/400`` is not taken for ``12/400``."""
+    path = tmp_path / "0.out"
+    line = telling(pattern, 112).strip().ljust(length) + b"\n"
+    # The last piece begins so many bytes behind the line's first.
+    behind = (b"\n" * LOOK_BYTES)[: LOOK_BYTES - len(line) + shift]
+    path.write_bytes(telling(pattern, 5) + b"z\n" * 40_000 + line + behind)
+    assert last_of(LocalReader(), Watch(str(path), parser=make_parser(pattern))) == Progress(
+        112, 400
+    )
+
+
+def test_half_a_number_behind_a_gap_is_not_read(tmp_path: Path) -> None:
+    """Where reading goes on behind what no look reads, it begins with the next line."""
+    path = tmp_path / "0.out"
+    path.write_bytes(b"y\n" * (4 * LOOK_BYTES) + b"112/400\n" + b"y\n" * (3 * LOOK_BYTES // 2 - 3))
+    assert path.stat().st_size - 3 * LOOK_BYTES == path.read_bytes().index(b"12/400") + 1
+    assert progress_of(LocalReader(), Watch(str(path), parser=make_parser(REGEX))) is None
+
+
+def test_the_last_line_needs_no_end_once_the_task_has_ended(tmp_path: Path) -> None:
+    """While it grows, ``1/40`` may become ``1/400``; at the end it is what it is."""
+    path = tmp_path / "0.out"
+    path.write_bytes(b"1/40\r2/40")
+    watch = Watch(str(path), parser=make_parser(REGEX))
+    assert progress_of(LocalReader(), watch) == Progress(1, 40)
+    assert last_of(LocalReader(), watch) == Progress(2, 40)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, Progress(1, 9)),
+        ({"progress_pattern": "tqdm"}, Progress(12, 400)),
+        ({"progress_pattern": REGEX}, Progress(3, 40)),
+    ],
+)
+def test_a_harvest_reads_outputs_by_its_pattern(
+    tmp_path: Path, options: dict[str, str], expected: Progress
+) -> None:
+    """Markers where nothing was said; bars in the error file, where there is one."""
+    files = [tmp_path / "0.out", tmp_path / "0.err"]
+    files[0].write_bytes(marker(1) + b"3/40\n")
+    files[1].write_bytes(marker(2) + telling("tqdm", 12))
+    sharing = Sharing(True, True)
+    harvest = Harvest(cast(Any, None), "job", sharing, tmp_path, 1.0, **options)
+    output = harvest.output(files, 0)
+    assert output.files == tuple(files)
+    assert [progress for _, progress in harvest.look([output])] == [expected]
 
 
 def test_a_replaced_output_is_read_anew_at_the_end(reader: Reader, tmp_path: Path) -> None:

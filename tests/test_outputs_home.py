@@ -398,14 +398,22 @@ class WordNode:
         log: The event file.
         breaks_at: Which read breaks the connection, counted from 1; 0: none.
         notices: What its shell told beside the event file.
+        alive: Which pids live.
+        clock_ahead_s: How far its clock is ahead of the client's.
     """
 
     log: bytes = b""
     breaks_at: int = 0
     notices: list[str] = field(default_factory=list)
+    alive: Sequence[int] = ()
+    clock_ahead_s: float = 0.0
     reads: int = 0
     name: str = "nd01"
     is_connected: bool = True
+
+    def clock(self) -> float:
+        """What its clock shows."""
+        return time.time() + self.clock_ahead_s
 
     def connect(self) -> None:
         self.is_connected = True
@@ -415,7 +423,9 @@ class WordNode:
 
     def request(self, script: str, *, timeout: float = 20.0) -> bytes:  # noqa: ARG002
         if "__allot_alive" in script:
-            return b"boot\n%.1f\nroom\n" % time.time()
+            return "\n".join(
+                ["boot", f"{self.clock():.1f}", "room", *map(str, self.alive)]
+            ).encode()
         return b"ready new 100 /home/.allot/job/nd01" if script == "prelude" else b""
 
     def read_files(self, reads: Sequence[FileRead]) -> list[bytes | OSError]:
@@ -502,6 +512,27 @@ def test_a_refusal_that_could_not_be_written_down_has_a_time(tmp_path: Path) -> 
     assert end.state is TaskState.FAILED
     assert "home directory" in end.reason
     assert before - 1 <= end.time <= time.time() + 1
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_a_node_whose_clock_is_set_while_a_task_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """It began by the old clock and ended by the new one; the client's clock tells both."""
+    monkeypatch.setattr("allot.driver._ALIVE_S", 0.0)
+    node = WordNode(alive=[10])
+    before = time.time()
+    with driven(node) as driver:
+        node.log += b"S 0 0 10 1 %.1f .\n" % node.clock()
+        (began,) = driver.turn(Mail(launches(tmp_path, 1))).reports
+        node.clock_ahead_s = 3600.0 * hours
+        assert not driver.turn(Mail()).reports  # it runs, and the clock is looked at
+        node.log += b"E 0 0 0 0 end %.1f .\n" % node.clock()
+        (end,) = ends_of(lambda: driver.turn(Mail()), 1)
+    assert isinstance(began, Began)
+    assert end.state is TaskState.COMPLETED
+    for when in (began.time, end.time):
+        assert before - 1 <= when <= time.time() + 1
 
 
 def test_each_try_keeps_its_output_here_too(sshd_nodes: NodesFactory, tmp_path: Path) -> None:

@@ -1,0 +1,172 @@
+"""The commands on a job's directory: ``status, attach, cancel, rerun, logs, node, report``.
+
+Rules: words in, words out; what is done is done by :class:`allot.Cluster`. Only ``attach`` and
+``rerun`` start what waits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from allot import paths
+from allot.clirun import Commands, command_of, wait
+from allot.cluster import Cluster
+from allot.errors import ConfigError
+from allot.listing import counts_line, job_json, node_table, task_table
+from allot.model import NodeStatus, TaskStatus
+from allot.post import find_state_file
+from allot.store import StoredState
+from allot.timeline import save_timeline
+
+
+def add_commands(commands: Commands) -> None:
+    """Add them to the command line."""
+    status = _add(commands, "status", "show counts, tasks and nodes", "out --json")
+    status.add_argument("--json", action="store_true", help="for programs")
+    status.add_argument("--offline", action="store_true", help="ask no node: what is on disk")
+    status.set_defaults(run=_status)
+    attach = _add(commands, "attach", "bars until the end, the queue included", "out")
+    attach.set_defaults(run=_attach)
+    cancel = _add(commands, "cancel", "end tasks; returns when they are final", "out 3 4")
+    cancel.add_argument("proc_ids", nargs="*", type=int, metavar="PROC_ID", help="(all)")
+    cancel.add_argument("--grace", type=float, default=10.0, metavar="S", help="TERM to KILL (10)")
+    cancel.set_defaults(run=_cancel)
+    rerun = _add(commands, "rerun", "queue tasks once more", "out -- python train.py --lr {lr}")
+    rerun.add_argument(
+        "proc_ids", nargs="*", type=int, metavar="PROC_ID", help="(all not COMPLETED)"
+    )
+    rerun.set_defaults(run=_rerun, words=[])
+    logs = _add(commands, "logs", "print a task's output", "out 3 --follow")
+    logs.add_argument("proc_id", type=int, metavar="PROC_ID")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the task ends")
+    logs.add_argument("--tail", type=int, metavar="N", help="the last N lines")
+    logs.set_defaults(run=_logs)
+    report = _add(commands, "report", "write a page about a job", "out --time-line out/time.svg")
+    report.add_argument("-o", "--output", metavar="F", help="(D/<job name>.html)")
+    report.add_argument("--time-line", metavar="F", help="the time line as .png or .svg as well")
+    report.set_defaults(run=_report)
+    node = _add(commands, "node", "change what a node is used for", "out drain ws03")
+    node.add_argument("what", choices=("drain", "resume", "down"))
+    node.add_argument("node", metavar="NODE")
+    node.set_defaults(run=_node)
+
+
+def _add(commands: Commands, name: str, what: str, words: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=what,
+        description=f"{what[0].upper()}{what[1:]}.",
+        epilog=f"Example: allot {name} {words}",
+    )
+    parser.add_argument("directory", metavar="D", help="the job's output directory")
+    parser.add_argument("-J", "--job-name", metavar="NAME", help="where D holds several")
+    parser.add_argument("--ssh-config", metavar="F", help="(the one the job began with)")
+    return parser
+
+
+def _load(options: argparse.Namespace, *, start_waiting: bool = False) -> Cluster:
+    return Cluster.load(
+        options.directory,
+        job_name=options.job_name,
+        ssh_config=options.ssh_config,
+        start_waiting=start_waiting,
+    )
+
+
+def _stored(options: argparse.Namespace) -> StoredState:
+    return StoredState(find_state_file(Path(options.directory).absolute(), options.job_name))
+
+
+def _status(options: argparse.Namespace) -> int:
+    if options.offline:
+        state = _stored(options).remembered.state
+        job, tasks, nodes = state.job, state.statuses, [node.status for node in state.nodes]
+        return _show(
+            options, (job.settings.job_name, job.job_id, job.settings.output_dir), tasks, nodes
+        )
+    with _load(options) as cluster:
+        job_words = (cluster.job_name, cluster.job_id, cluster.output_dir)
+        code = _show(options, job_words, cluster.tasks, cluster.nodes)
+        cluster.close(tell=False)
+    return code
+
+
+def _show(
+    options: argparse.Namespace,
+    job: tuple[str, str, Path],
+    tasks: list[TaskStatus],
+    nodes: list[NodeStatus],
+) -> int:
+    name, job_id, output_dir = job
+    if options.json:
+        print(job_json(name, job_id, str(output_dir), tasks, nodes))
+    else:
+        print(f"job {name} ({job_id}) in {output_dir}")
+        print(counts_line(tasks), node_table(nodes), task_table(tasks, time.time()), sep="\n\n")
+    return 0
+
+
+def _attach(options: argparse.Namespace) -> int:
+    with _load(options, start_waiting=True) as cluster:
+        return wait(cluster)
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    with _load(options) as cluster:
+        chosen = options.proc_ids or None
+        cluster.cancel(chosen, grace=options.grace)
+        left = {task.proc_id for task in cluster.tasks} if chosen is None else set(chosen)
+        while left := {n for n in left if not cluster.tasks[n].state.is_final}:
+            cluster.wait_a_moment()
+        print(counts_line(cluster.tasks))
+        cluster.close(tell=False)
+    return 0
+
+
+def _rerun(options: argparse.Namespace) -> int:
+    command = command_of(options.words) if options.words else None
+    with _load(options, start_waiting=True) as cluster:
+        count = cluster.rerun(options.proc_ids or None, command=command)
+        print(f"allot: {count} tasks queued once more", file=sys.stderr)
+        return wait(cluster)
+
+
+def _logs(options: argparse.Namespace) -> int:
+    tasks = _stored(options).remembered.state.statuses
+    if options.proc_id not in range(len(tasks)):
+        raise ConfigError(f"there is no task {options.proc_id}: the last one is {len(tasks) - 1}")
+    with _load(options) as cluster:
+        pieces = (
+            cluster.follow(options.proc_id, tail=options.tail)
+            if options.follow
+            else [cluster.output(options.proc_id, tail=options.tail)]
+        )
+        for piece in pieces:
+            sys.stdout.buffer.write(piece.encode("utf-8", "surrogateescape"))
+            sys.stdout.buffer.flush()
+        cluster.close(tell=False)
+    return 0
+
+
+def _node(options: argparse.Namespace) -> int:
+    with _load(options) as cluster:
+        {"drain": cluster.drain, "resume": cluster.resume, "down": cluster.down}[options.what](
+            options.node
+        )
+        cluster.close(tell=False)
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    with _load(options) as cluster:
+        file = Path(options.output or paths.report_file(cluster.output_dir, cluster.job_name))
+        cluster.report(file)
+        print(file)
+        if options.time_line:
+            save_timeline(Path(options.time_line), cluster.tasks, time.time())
+            print(options.time_line)
+        cluster.close(tell=False)
+    return 0

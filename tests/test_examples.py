@@ -1,0 +1,78 @@
+"""Every example runs as it stands, on nodes of a user's ``~/.ssh/config``."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sshd import SshdNodes
+from test_client import QUIET_AND_HASTY
+
+ROOT = Path(__file__).resolve().parent.parent
+
+Example = Callable[..., list[str]]
+
+
+@pytest.fixture
+def example(five_nodes: SshdNodes, tmp_path: Path) -> Example:
+    """Runs an example in an empty directory; the lines that are not about its progress."""
+    (tmp_path / "sitecustomize.py").write_text(QUIET_AND_HASTY)
+    home = tmp_path / "home"
+    (home / ".ssh").mkdir(parents=True)
+    shutil.copy(five_nodes.ssh_config, home / ".ssh/config")
+
+    def run(name: str, *words: str) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, ROOT / "example" / name, five_nodes.node_file, *words],
+            cwd=tmp_path,
+            env={**os.environ, "HOME": str(home), "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return [line for line in done.stdout.splitlines() if not line.startswith("[")]
+
+    return run
+
+
+def test_a_queue_with_gpus(example: Example) -> None:
+    """Here without any: the twelve combinations, in order."""
+    lines = example("gpu_queue.py", "0")
+    assert [line.split(" on ")[0] for line in lines] == [
+        f"rate {rate} seed {seed}" for rate in (0.1, 0.01) for seed in range(6)
+    ]
+
+
+def test_a_torch_rendezvous(example: Example) -> None:
+    """The tasks of all nodes have one address, and each its own rank."""
+    lines = [line for line in example("rendezvous.py") if "RANK=" in line]
+    assert (
+        len({re.sub(r".*(MASTER_ADDR=\S+ MASTER_PORT=\S+).*", r"\1", line) for line in lines}) == 1
+    )
+    ranks = [int(re.sub(r".* RANK=(\d+).*", r"\1", line)) for line in lines]
+    assert ranks == list(range(5))
+
+
+def test_bars_of_other_programs(example: Example) -> None:
+    """Both end at their last step."""
+    expected = "Progress(step=10, total=10)"
+    assert example("pattern.py") == [f"epochs {expected}", f"tqdm {expected}"]
+
+
+def test_a_job_that_is_left_and_picked_up(example: Example) -> None:
+    """All four tasks end as they would have."""
+    assert example("reattach.py") == [f"done {proc_id}" for proc_id in range(4)]
+
+
+def test_an_environment(example: Example) -> None:
+    """What ``setup`` exports is there."""
+    (line,) = example("environments.py")
+    assert line.startswith("hello from ")
