@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         configuration, 3 for too few nodes, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name may hold what a terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         arguments = _parse(words)
         code = int(arguments.run(arguments))

@@ -220,8 +220,8 @@ class Cluster(Front):
         self._set_up(settings, job_id, state_file, len(charter.specs))
         try:
             self._begin(charter, task_factory, overwrite=overwrite, resume=resume)
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self._leave(error)
             raise
 
     def _set_up(self, settings: Settings, job_id: str, state_file: Path, nnodes: int) -> None:
@@ -415,6 +415,4 @@ class Cluster(Front):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None and issubclass(kind, KeyboardInterrupt) and not self._closed:
-            self._detach(None)
-        self.close()
+        self._leave(error)

@@ -5,6 +5,7 @@ Rules: orders are carried out by the monitor's thread; here they are checked and
 
 from __future__ import annotations
 
+import codecs
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ from operator import index
 from allot.errors import AllotError, ConfigError
 from allot.model import TaskState, TaskStatus
 from allot.orders import Order
-from allot.output import LocalReader, read_text
+from allot.output import LocalReader, Reader, read_end, read_on, read_text
 from allot.post import Post
 from allot.watched import Watched
 
@@ -147,20 +148,9 @@ class Control:
             NodeError: It lies on a node that is out of reach.
             OSError: It cannot be read.
         """
-        tasks = self.tasks
-        if proc_id not in range(len(tasks)):
-            raise ConfigError(f"there is no task {proc_id}: the last one is {len(tasks) - 1}")
-        if tail is not None and (not isinstance(tail, int) or tail < 0):
-            raise ConfigError(f"tail must be a number of lines from 0, not {tail!r}")
-        task = tasks[proc_id]
-        file = task.output_file
-        if file is None:
-            return ""
-        if task.state.is_final and (file.exists() or task.node_id is None):
-            return read_text(LocalReader(), str(file), tail)
-        if task.node_id is None:
-            return ""
-        return read_text(self._watching().output_reader(task.node_id, file), str(file), tail)
+        self._check_output(proc_id, tail)
+        reader, file = self._reader_of(proc_id)
+        return "" if reader is None else read_text(reader, file, tail)
 
     def follow(self, proc_id: int, *, tail: int | None = None) -> Iterator[str]:
         """A task's output as it grows, until the task has ended.
@@ -177,17 +167,44 @@ class Control:
             NodeError: It lies on a node that is out of reach.
             OSError: It cannot be read.
         """
-        seen = 0
-        whole = self.output(proc_id)
-        yield whole if tail is None else self.output(proc_id, tail=tail)
-        while True:
-            seen = len(whole)
-            is_over = self.tasks[proc_id].state.is_final
-            whole = self.output(proc_id)
-            yield whole[seen:]
-            if is_over:
-                return
-            self.wait_a_moment()
+        self._check_output(proc_id, tail)
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        offset, attempt, is_first, is_over = 0, -1, True, False
+        while not is_over:
+            task = self.tasks[proc_id]
+            is_over = task.state.is_final
+            reader, file = self._reader_of(proc_id)
+            if reader is not None:
+                if task.attempt != attempt:  # its output is begun anew
+                    offset, attempt = 0, task.attempt
+                if is_first and tail is not None:
+                    offset, data = read_end(reader, file, tail)
+                else:
+                    data = read_on(reader, file, offset)
+                    offset += len(data)
+                is_first = False
+                yield decoder.decode(data, is_over)
+            if not is_over:
+                self.wait_a_moment()
+
+    def _check_output(self, proc_id: int, tail: int | None) -> None:
+        last = len(self.tasks) - 1
+        if proc_id not in range(last + 1):
+            raise ConfigError(f"there is no task {proc_id}: the last one is {last}")
+        if tail is not None and (not isinstance(tail, int) or tail < 0):
+            raise ConfigError(f"tail must be a number of lines from 0, not {tail!r}")
+
+    def _reader_of(self, proc_id: int) -> tuple[Reader | None, str]:
+        """Who reads a task's output where it lies now, and its path; None where there is none."""
+        task = self.tasks[proc_id]
+        file = task.output_file
+        if file is None:
+            return None, ""
+        if task.state.is_final and (file.exists() or task.node_id is None):
+            return LocalReader(), str(file)
+        if task.node_id is None:
+            return None, ""
+        return self._watching().output_reader(task.node_id, file), str(file)
 
     def wait_a_moment(self) -> None:
         """Block until something may have changed, or a second.

@@ -174,6 +174,12 @@ class Front(Control):
             return ""
         return f"; some wait for {', '.join(names)}: down(node) gives a node up"
 
+    def _leave(self, error: BaseException | None) -> None:
+        """Close; a user who pressed Ctrl-C is told what goes on and how to come back."""
+        if isinstance(error, KeyboardInterrupt) and not self._closed and self._watched:
+            self._detach(None)
+        self.close()
+
     def _detach(self, board: Board | None) -> None:
         if board is not None:
             board.close(self._snapshot())

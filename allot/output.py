@@ -303,11 +303,19 @@ def read_text(reader: Reader, path: str, tail: int | None, most: int | None = No
         ConnectionFailedError: The node is out of reach.
         OSError: The file is there but cannot be read.
     """
-    size = reader.sizes([path])[0]
-    if isinstance(size, FileNotFoundError):
-        return ""
-    if isinstance(size, OSError):
-        raise size
+    return read_end(reader, path, tail, most)[1].decode("utf-8", "replace")
+
+
+def read_end(
+    reader: Reader, path: str, tail: int | None, most: int | None = None
+) -> tuple[int, bytes]:
+    """As :func:`read_text`, but the bytes; before them, how long the file was.
+
+    Raises:
+        ConnectionFailedError: The node is out of reach.
+        OSError: The file is there but cannot be read.
+    """
+    size = _size(reader, path)
     first = 0 if most is None else max(0, size - most)
     start, lines, length = size, 0, _TAIL_BYTES
     pieces: list[bytes] = []
@@ -321,7 +329,26 @@ def read_text(reader: Reader, path: str, tail: int | None, most: int | None = No
         whole = data.split(b"\n")  # not splitlines: a carriage return is no line's end
         kept = tail + (1 if whole[-1] == b"" else 0)
         data = b"\n".join(whole[-kept:]) if tail else b""
-    return data.decode("utf-8", "replace")
+    return size, data
+
+
+def read_on(reader: Reader, path: str, offset: int) -> bytes:
+    """What an output has got since it was ``offset`` bytes long; it may have been begun anew.
+
+    Raises:
+        ConnectionFailedError: The node is out of reach.
+        OSError: The file is there but cannot be read.
+    """
+    return _read_piece(reader, path, offset, _size(reader, path) - offset)
+
+
+def _size(reader: Reader, path: str) -> int:
+    size = reader.sizes([path])[0]
+    if isinstance(size, FileNotFoundError):
+        return 0
+    if isinstance(size, OSError):
+        raise size
+    return size
 
 
 def _read_piece(reader: Reader, path: str, offset: int, length: int) -> bytes:

@@ -182,3 +182,22 @@ def test_a_page_about_a_job(five_nodes: SshdNodes, tmp_path: Path) -> None:
     page = (tmp_path / "page.html").read_text()
     assert page.startswith("<!DOCTYPE html>")
     assert "the last words" in page
+
+
+def test_an_output_is_followed(sshd_nodes: NodesFactory, tmp_path: Path) -> None:
+    """From its start or its last lines, as it grows, with no character cut in two, to its end."""
+    out, go_on = tmp_path / "out", tmp_path / "go-on"
+    out.mkdir()
+    nodes = sshd_nodes(1, private=["~", out])
+    command = (
+        rf"printf 'one\ntwo\n\303'; while [ ! -e {go_on} ]; do sleep 0.05; done; printf '\251!'"
+    )
+    with run(nodes, out, None, command=command, ntasks=1) as cluster:
+        wait_until(lambda: "two" in cluster.output(0), S, str)
+        whole, end = cluster.follow(0), cluster.follow(0, tail=1)
+        texts = [next(whole), next(end)]
+        go_on.touch()
+        assert texts[0] + "".join(whole) == "one\ntwo\né!"
+        assert texts[1] + "".join(end) == "é!"
+        with pytest.raises(ConfigError, match="there is no task 1"):
+            next(cluster.follow(1))
