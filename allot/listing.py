@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from allot.forecast import task_elapsed
 from allot.model import NodeHealth, NodeStatus, Summary, TaskStatus
 from allot.wording import clean, clock, display_width, percent
 
@@ -55,7 +56,7 @@ def task_table(tasks: Sequence[TaskStatus], now: float) -> str:
     """
     rows = [("TASK", "STATE", "NODE", "TRY", "DONE", "TIME", "EXIT", "REASON")]
     for task in tasks:
-        end = now if task.ended_at is None else task.ended_at
+        elapsed = task_elapsed(task, now)
         rows.append(
             (
                 str(task.proc_id),
@@ -63,7 +64,7 @@ def task_table(tasks: Sequence[TaskStatus], now: float) -> str:
                 task.node_name or _NONE,
                 str(task.attempt),
                 _NONE if task.progress is None else percent(task.progress.fraction).strip(),
-                _NONE if task.started_at is None else clock(max(0.0, end - task.started_at)),
+                _NONE if elapsed is None else clock(elapsed),
                 _NONE if task.exit_code is None else str(task.exit_code),
                 task.reason,
             )

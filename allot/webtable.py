@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from allot.model import JobSnapshot, NodeState, TaskState, TaskStatus
+from allot.forecast import task_elapsed
+from allot.model import JobSnapshot, NodeState, Summary, TaskState, TaskStatus
 from allot.wording import clean, clock, percent
 
 MOST_ROWS = 50
@@ -26,7 +27,7 @@ def job_html(job: JobSnapshot, now: float) -> str:
     """
     tasks = sorted(job.tasks, key=lambda task: (_rank(task.state), task.proc_id))
     shown = sorted(tasks[:MOST_ROWS], key=lambda task: task.proc_id)
-    counts = {state: sum(task.state is state for task in tasks) for state in TaskState}
+    counts = Summary(job.tasks, 0.0).counts
     said = ", ".join(f"{number} {state.value}" for state, number in counts.items() if number)
     rest = len(tasks) - len(shown)
     parts = [
@@ -49,7 +50,7 @@ def _rank(state: TaskState) -> int:
 
 
 def _cells(task: TaskStatus, now: float) -> Sequence[str]:
-    end = now if task.ended_at is None else task.ended_at
+    elapsed = task_elapsed(task, now)
     progress = ""
     if (told := task.progress) is not None:
         progress = f"{told.step}/{told.total} {percent(told.fraction)}"
@@ -58,7 +59,7 @@ def _cells(task: TaskStatus, now: float) -> Sequence[str]:
         task.state.value,
         task.node_name or "",
         progress,
-        "" if task.started_at is None else clock(max(0.0, end - task.started_at)),
+        "" if elapsed is None else clock(elapsed),
         "" if task.exit_code is None else str(task.exit_code),
         task.reason,
     )
