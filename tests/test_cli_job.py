@@ -104,6 +104,21 @@ def test_status_into_a_pipe_that_is_closed(over: Path) -> None:
     assert done.stdout.count("\n") == 1
 
 
+def test_a_page_about_a_job(over: Path, tmp_path: Path) -> None:
+    """Beside the outputs, or where it is told; its name is printed. A picture has two formats."""
+    for words, file in (([], over / "allot.html"), (["-o", "page.html"], tmp_path / "page.html")):
+        done = allot("report", over, *words, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert tmp_path / done.stdout.strip() == file
+        page = file.read_text()
+        assert page.startswith("<!DOCTYPE html>")
+        assert "b bad" in page
+    done = allot("report", over, "--time-line", "time.gif", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "time.gif: the time line is written as .png or .svg" in done.stderr
+    assert not (tmp_path / "time.gif").exists()
+
+
 def test_logs(over: Path) -> None:
     """All of an output or its last lines; of a task that is over ``--follow`` is the same."""
     for options in ([], ["--follow"]):
