@@ -16,6 +16,7 @@ from allot.clirun import EXIT_INTERRUPTED, EXIT_TOO_FEW_NODES
 from allot.errors import AllotError, NotEnoughNodesError
 
 EXIT_USAGE = 2
+EXIT_BROKEN_PIPE = 141  # as a shell says of a program that SIGPIPE ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 if all is done, 1 if some task did not complete, 2 for wrong usage or
-        configuration, 3 for too few nodes, 130 after Ctrl-C.
+        configuration, 3 for too few nodes, 130 after Ctrl-C, 141 when nobody reads on (a
+        closed pipe).
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name may hold what a terminal cannot show
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(error, EXIT_TOO_FEW_NODES)
     except BrokenPipeError:  # such as: allot status D | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return EXIT_BROKEN_PIPE
     except (AllotError, OSError) as error:
         return _refuse(error, EXIT_USAGE)
     except KeyboardInterrupt:

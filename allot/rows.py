@@ -7,8 +7,7 @@ trembles. Foreign text (names, reasons) never brings a control character along.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -65,18 +64,23 @@ class Row:
 
 
 def seat_tasks(
-    held: Sequence[int | None], tasks: Sequence[TaskStatus], seats: int
+    held: Sequence[int | None],
+    tasks: Sequence[TaskStatus],
+    seats: int,
+    lost: Collection[str] = (),
 ) -> tuple[int | None, ...]:
     """Say which task has which row.
 
     Where all tasks fit each has its own row for good. Else running and failed tasks have the
-    rows (failures at most a third of them while running tasks could fill the rest), and a task
-    that completed keeps its row until another wants it.
+    rows, and a task that completed keeps its row until another wants it. While tasks that run
+    could fill the rest, failures have at most a third of the rows, and what they leave of it is
+    for tasks on nodes out of reach: a row where nothing moves must not hide one that does.
 
     Args:
         held: The rows as they were: positions in ``tasks``, None for an empty row.
         tasks: Every task.
         seats: How many rows there are now.
+        lost: Names of the nodes out of reach.
 
     Returns:
         The rows as they are now, at most ``seats`` of them; those at the end may be missing.
@@ -85,17 +89,25 @@ def seat_tasks(
         return tuple(range(len(tasks)))
     rows = list(held[:seats]) + [None] * (seats - len(held))
     sitting = {seat for seat in rows if seat is not None}
-    running = [seat for seat, task in enumerate(tasks) if task.state is TaskState.RUNNING]
-    failed = [seat for seat, task in enumerate(tasks) if task.state in FAILURES]
+    running: list[int] = []
+    stranded: list[int] = []
+    failed: list[int] = []
+    for seat, task in enumerate(tasks):
+        if task.state is TaskState.RUNNING:
+            (stranded if task.node_name in lost else running).append(seat)
+        elif task.state in FAILURES:
+            failed.append(seat)
     room = max(seats // 3, seats - len(running))
-    first = [seat for seat in failed if seat in sitting][:room]
-    first += [seat for seat in reversed(failed) if seat not in sitting][: room - len(first)]
+    first = [seat for seat in failed if seat in sitting]
+    first += [seat for seat in reversed(failed) if seat not in sitting]
+    first += sorted(stranded, key=lambda seat: seat not in sitting)
+    first = first[:room]
     wanted = {*running, *first}
     seekers = [seat for seat in (*first, *running) if seat not in sitting]
     # An empty row goes first, then one whose task completed, a failed task's last.
     to_give = [at for at, seat in enumerate(rows) if seat not in wanted]
-    failures = set(failed)
-    to_give.sort(key=lambda at: (rows[at] is not None, rows[at] in failures))
+    last, next_to_last = set(failed), set(stranded)
+    to_give.sort(key=lambda at: (rows[at] is not None, rows[at] in last, rows[at] in next_to_last))
     for at, seat in zip(to_give, seekers, strict=False):
         rows[at] = seat
     while rows and rows[-1] is None:
@@ -150,10 +162,10 @@ class Page:
         self._width = width
         self._now = now
         self._names = short_names(node.name for node in snapshot.nodes)
-        self._lost = {n.name for n in snapshot.nodes if n.state is NodeState.UNREACHABLE}
+        self._lost = lost_nodes(snapshot)
         self._ended_count = sum(task.state not in _UNENDED for task in snapshot.tasks)
         self._ended = self._ended_count == len(snapshot.tasks)
-        remaining = None if self._ended else forecast.job_remaining(snapshot.tasks, now)
+        remaining = None if self._ended else job_remaining(snapshot, forecast, now)
         self._left = "?" if remaining is None else clock(remaining)
 
     def rows(self, seats: Sequence[int | None]) -> list[Row]:
@@ -265,6 +277,21 @@ class Page:
         return task.state is TaskState.RUNNING and task.node_name in self._lost
 
 
+def lost_nodes(snapshot: JobSnapshot) -> frozenset[str]:
+    """Names of the nodes out of reach."""
+    return frozenset(n.name for n in snapshot.nodes if n.state is NodeState.UNREACHABLE)
+
+
+def job_remaining(snapshot: JobSnapshot, forecast: Forecast, now: float) -> float | None:
+    """Seconds until the last task may have ended; None while it is not known.
+
+    Nobody knows when a node out of reach comes back, so while one holds a task it is None.
+    """
+    lost = lost_nodes(snapshot)
+    held = (task.state is TaskState.RUNNING and task.node_name in lost for task in snapshot.tasks)
+    return None if any(held) else forecast.job_remaining(snapshot.tasks, now)
+
+
 def _part_done(tasks: Sequence[TaskStatus], ended: int) -> float:
     """How much of the job is done, the running tasks' parts included; never quite all of it."""
     parts = sum(
@@ -294,13 +321,27 @@ def status_line(
         hidden = counts[TaskState.RUNNING] - sum(
             snapshot.tasks[seat].state is TaskState.RUNNING for seat in seated
         )
-    full = _counts(counts, hidden)
-    brief = _counts({state: counts[state] for state in (*FAILURES, TaskState.RUNNING)}, 0)
-    for segments, troubles in itertools.product((full, brief), _troubles(snapshot.nodes)):
-        line = [*segments, (" · ", "dim"), (troubles, "warn")] if troubles else segments
-        if _segments_width(line) <= width:
-            return line
-    return cut_segments(line, width)
+    failures = {state: counts[state] for state in FAILURES}
+    running = {TaskState.RUNNING: counts[TaskState.RUNNING]}
+    all_failed = {TaskState.FAILED: sum(failures.values())}
+    full, *briefer = [
+        _counts(counts, hidden),
+        _counts(failures | running, 0),
+        _counts(all_failed | running, 0),
+        _counts(all_failed, 0),
+    ]
+    reasons, *shorter = _troubles(snapshot.nodes)
+    # Which nodes they are matters more than how many tasks wait: the job's row tells of those.
+    forms = [(full, reasons), *((form, text) for text in shorter for form in (full, *briefer))]
+    forms += [(form, "") for form in briefer if not reasons]
+    lines = [line for form in forms if (line := _with_troubles(*form))]
+    fitting = (line for line in lines if _segments_width(line) <= width)
+    return next(fitting, None) or cut_segments(lines[-1] if lines else full, width)
+
+
+def _with_troubles(segments: list[Segment], troubles: str) -> list[Segment]:
+    dot: list[Segment] = [(" · ", "dim")] if segments and troubles else []
+    return [*segments, *dot, (troubles, "warn")] if troubles else segments
 
 
 def _counts(counts: Mapping[TaskState, int], hidden: int) -> list[Segment]:
@@ -326,7 +367,8 @@ def _troubles(nodes: Sequence[NodeStatus]) -> tuple[str, ...]:
         return ("",)
     names = short_names(node.name for node in nodes)
     named = [f"{names[node.name]} {node.state}" for node in troubled]
-    reasons = [f" ({clean(node.reason)})" if node.reason else "" for node in troubled]
+    told = [clean(node.reason).removeprefix("busy: ") for node in troubled]
+    reasons = [f" ({reason})" if reason else "" for reason in told]
     word = "node" if len(troubled) == 1 else "nodes"
     numbers = (sum(node.state is state for node in troubled) for state in _TROUBLED)
     by_state = [f"{n} {state}" for n, state in zip(numbers, _TROUBLED, strict=True) if n]

@@ -79,3 +79,8 @@ def cut(text: str, width: int) -> str:
         if kept > width:
             return text[:position]
     return text
+
+
+def shorten(text: str, width: int) -> str:
+    """``text``, ended with ``…`` where it does not fit into ``width`` columns."""
+    return text if display_width(text) <= width else cut(f"{cut(text, width - 1)}…", width)
