@@ -279,7 +279,11 @@ class Page:
 
 def lost_nodes(snapshot: JobSnapshot) -> frozenset[str]:
     """Names of the nodes out of reach."""
-    return frozenset(n.name for n in snapshot.nodes if n.state is NodeState.UNREACHABLE)
+    return frozenset(node.name for node in snapshot.nodes if _is_lost_node(node))
+
+
+def _is_lost_node(node: NodeStatus) -> bool:
+    return node.state is NodeState.UNREACHABLE
 
 
 def job_remaining(snapshot: JobSnapshot, forecast: Forecast, now: float) -> float | None:
@@ -372,9 +376,11 @@ def _troubles(nodes: Sequence[NodeStatus]) -> tuple[str, ...]:
     word = "node" if len(troubled) == 1 else "nodes"
     numbers = (sum(node.state is state for node in troubled) for state in _TROUBLED)
     by_state = [f"{n} {state}" for n, state in zip(numbers, _TROUBLED, strict=True) if n]
+    lost = [f"{names[node.name]} {node.state}" for node in troubled if _is_lost_node(node)]
     return (
         ", ".join(name + reason for name, reason in zip(named, reasons, strict=True)),
         ", ".join(named),
+        ", ".join([*lost, *by_state[1:]] if lost else named),
         f"{word}: {', '.join(by_state)}",
         f"{len(troubled)} {word} amiss",
     )

@@ -246,7 +246,9 @@ def test_the_line_of_counts() -> None:
     assert line(both).endswith(" · node02 UNREACHABLE (timed out), node03 BUSY (load 7.9)")
     assert line(both, 82, seats=(1,)) == ("1 failed, 2 running · node02 UNREACHABLE, node03 BUSY")
     assert line(both, 45) == "1 failed · node02 UNREACHABLE, node03 BUSY"
-    assert line(both, 40) == "1 failed · nodes: 1 UNREACHABLE, 1 BUSY"
+    assert line(both, 40) == "1 failed · node02 UNREACHABLE, 1 BUSY"
+    two_lost = replace(both, nodes=(*both.nodes, NodeStatus("node04", AWAY, 3)))
+    assert line(two_lost, 40) == "1 failed · nodes: 2 UNREACHABLE, 1 BUSY"
     assert line(job, 39) == "1 failed · node02 UNREACHABLE"
     assert line(job, 26) == "1 failed · 1 node amiss"
     assert line(job, 20) == "1 failed · 1 node a…"
