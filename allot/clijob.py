@@ -12,13 +12,19 @@ import time
 from pathlib import Path
 
 from allot import paths
-from allot.clirun import Commands, command_of, wait
+from allot.clirun import Commands, command_of, refuse_unfillable, wait
 from allot.cluster import Cluster
 from allot.errors import ConfigError
+from allot.hostfile import node_names
 from allot.listing import counts_line, job_json, node_table, task_table
 from allot.model import NodeStatus, TaskStatus
+from allot.orders import Order
 from allot.post import find_state_file
+from allot.roster import config_path
+from allot.sshconfig import resolve
+from allot.statefile import Remembered
 from allot.store import StoredState
+from allot.template import Template
 from allot.timeline import save_timeline
 
 
@@ -68,6 +74,7 @@ def _add(commands: Commands, name: str, what: str, words: str) -> argparse.Argum
 
 
 def _load(options: argparse.Namespace, *, start_waiting: bool = False) -> Cluster:
+    _refuse_unknown(options, _stored(options).remembered)
     return Cluster.load(
         options.directory,
         job_name=options.job_name,
@@ -77,7 +84,25 @@ def _load(options: argparse.Namespace, *, start_waiting: bool = False) -> Cluste
 
 
 def _stored(options: argparse.Namespace) -> StoredState:
-    return StoredState(find_state_file(Path(options.directory).absolute(), options.job_name))
+    """What is on disk of the job; an ssh configuration that is of no use is refused here."""
+    path = Path(options.directory).expanduser().absolute()
+    stored = StoredState(find_state_file(path, options.job_name))
+    if options.ssh_config is not None:
+        resolve(stored.remembered.job.specs[0], config_path(options.ssh_config))
+    return stored
+
+
+def _refuse_unknown(options: argparse.Namespace, job: Remembered) -> None:
+    """What can be known to be wrong is, before anybody is connected to or told who drives."""
+    last = len(job.tasks) - 1
+    for proc_id in getattr(options, "proc_ids", ()):
+        if proc_id not in range(last + 1):
+            raise ConfigError(f"there is no task {proc_id}: the last one is {last}")
+    named = node_names(job.job.specs)
+    if getattr(options, "node", None) not in (None, *named):
+        raise ConfigError(
+            f"no node {options.node!r} is used by this job; there are {', '.join(named)}"
+        )
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -115,6 +140,7 @@ def _attach(options: argparse.Namespace) -> int:
 
 
 def _cancel(options: argparse.Namespace) -> int:
+    Order("cancel", grace=options.grace)  # refused before anything else is said
     with _load(options) as cluster:
         chosen = options.proc_ids or None
         cluster.cancel(chosen, grace=options.grace)
@@ -128,6 +154,10 @@ def _cancel(options: argparse.Namespace) -> int:
 
 def _rerun(options: argparse.Namespace) -> int:
     command = command_of(options.words) if options.words else None
+    if command is not None:
+        params = _stored(options).remembered.job.params
+        refuse_unfillable(command, params)
+        Template(command, params[0] if params else None)
     with _load(options, start_waiting=True) as cluster:
         count = cluster.rerun(options.proc_ids or None, command=command)
         print(f"allot: {count} tasks queued once more", file=sys.stderr)
@@ -163,10 +193,9 @@ def _node(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     with _load(options) as cluster:
         file = Path(options.output or paths.report_file(cluster.output_dir, cluster.job_name))
-        cluster.report(file)
-        print(file)
         if options.time_line:
             save_timeline(Path(options.time_line), cluster.tasks, time.time())
-            print(options.time_line)
+        cluster.report(file)
+        print(file, *[options.time_line] if options.time_line else (), sep="\n")
         cluster.close(tell=False)
     return 0
