@@ -7,6 +7,8 @@ Rules: words in, words out; what is done is done by :class:`allot.Cluster`. Only
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -86,6 +88,8 @@ def _load(options: argparse.Namespace, *, start_waiting: bool = False) -> Cluste
 def _stored(options: argparse.Namespace) -> StoredState:
     """What is on disk of the job; an ssh configuration that is of no use is refused here."""
     path = Path(options.directory).expanduser().absolute()
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.listdir(paths.state_directory(path))  # what may not be read is not empty
     stored = StoredState(find_state_file(path, options.job_name))
     if options.ssh_config is not None:
         resolve(stored.remembered.job.specs[0], config_path(options.ssh_config))

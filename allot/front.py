@@ -195,9 +195,15 @@ class Front(Control):
             self._detach(None)
         self.close()
         if self._post is None:
-            with contextlib.suppress(OSError):  # somebody else's files, or never made
-                for directory in self._not_there:
-                    directory.rmdir()
+            self._remove_what_was_made()
+
+    def _remove_what_was_made(self) -> None:
+        nonce = paths.nonce_file(self.output_dir, self.job_id)
+        with contextlib.suppress(OSError):  # somebody else's files, or never made
+            for answer in nonce.parent.glob(f"{nonce.name}-*"):  # of a node not waited for
+                answer.unlink(missing_ok=True)
+            for directory in self._not_there:
+                directory.rmdir()
 
     def _detach(self, board: Board | None) -> None:
         if board is not None:
