@@ -19,7 +19,7 @@ from allot.cluster import Cluster
 from allot.errors import ConfigError
 from allot.hostfile import node_names
 from allot.listing import counts_line, job_json, node_table, task_table
-from allot.model import NodeStatus, TaskStatus
+from allot.model import NodeHealth, NodeStatus, TaskStatus
 from allot.orders import Order
 from allot.post import find_state_file
 from allot.roster import config_path
@@ -29,11 +29,19 @@ from allot.store import StoredState
 from allot.template import Template
 from allot.timeline import save_timeline
 
+_JSON = (
+    "an object of version (1), job_name, job_id, output_dir, counts (state to number), tasks, each "
+    f"with {', '.join(TaskStatus.__dataclass_fields__)}, and nodes, each with "
+    f"{', '.join(NodeStatus.__dataclass_fields__)} (null, or "
+    f"{', '.join(NodeHealth.__dataclass_fields__)}). Times are Unix seconds, sizes bytes, progress "
+    "is [step, total]. Names may be added; version grows when one changes its meaning or goes away"
+)
+
 
 def add_commands(commands: Commands) -> None:
     """Add them to the command line."""
     status = _add(commands, "status", "show counts, tasks and nodes", "out --json")
-    status.add_argument("--json", action="store_true", help="for programs")
+    status.add_argument("--json", action="store_true", help=f"for programs: {_JSON}")
     status.add_argument("--offline", action="store_true", help="ask no node: what is on disk")
     status.set_defaults(run=_status)
     attach = _add(commands, "attach", "bars until the end, the queue included", "out")

@@ -54,7 +54,9 @@ def add_commands(commands: Commands) -> None:
     )
     probe.add_argument("node_file", metavar="F", help="host file, one node a line")
     probe.add_argument("--ssh-config", metavar="F", help="OpenSSH configuration (~/.ssh/config)")
-    probe.add_argument("--json", action="store_true", help="for programs")
+    probe.add_argument(
+        "--json", action="store_true", help="for programs: version and nodes, as of status --json"
+    )
     add_probe(probe)
     probe.set_defaults(run=_probe)
 

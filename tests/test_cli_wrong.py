@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -203,6 +204,17 @@ def test_lines_that_are_typed(
     assert cli.main([*words, "--", "echo {line}"]) == 0
     assert shown.getvalue() == b"echo one\necho two\n"
     assert "Ctrl-D" in capsys.readouterr().err
+
+
+def test_the_help_tells_the_shape_of_json(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every name that ``status --json`` prints is in its ``--help``."""
+    assert cli.main(["status", str(over), "--offline", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    with pytest.raises(SystemExit):
+        cli.main(["status", "--help"])
+    words = set(re.findall(r"\w+", capsys.readouterr().out))
+    task, node = shown["tasks"][0], shown["nodes"][0]
+    assert {*shown, *task, *node, *node["health"]} <= words
 
 
 @contextmanager
