@@ -149,8 +149,8 @@ class Monitor(Watched):
 
     def wait_until_heard(self, timeout: float) -> None:
         """See :class:`Watched`; what was placed has been sent then."""
-        every = list(self._foreman.seats.values())
-        seats = [seat for seat in every if seat.inbox or seat.under_way or seat.due is not None]
+        now, every = time.monotonic(), list(self._foreman.seats.values())
+        seats = [seat for seat in every if seat.inbox or seat.under_way or seat.is_due(now)]
         self.wait_for(lambda: all(seat.turns or not seat.is_reachable for seat in seats), timeout)
 
     def hold(self, timeout: float) -> None:
