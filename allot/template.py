@@ -221,7 +221,7 @@ def _as_word(word: str) -> str:
     # What is no placeholder of the job's is left in braces, which mean nothing to Bash there.
     pieces = [
         piece if _PLACEHOLDER.fullmatch(piece) else shlex.quote(piece) if piece else ""
-        for piece in re.split(rf"({_PLACEHOLDER.pattern.replace('(', '(?:', 1)})", word)
+        for piece in re.split(rf"(?<!\$)({_PLACEHOLDER.pattern.replace('(', '(?:', 1)})", word)
     ]
     return "".join(pieces) or "''"
 
