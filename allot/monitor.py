@@ -27,7 +27,7 @@ from allot.model import NodeStatus, TaskState, TaskStatus
 from allot.orders import Order
 from allot.output import Reader
 from allot.records import Changes, JobState
-from allot.seats import Seat
+from allot.seats import Seat, clean_up
 from allot.store import Store
 from allot.turns import Mail, Turn
 from allot.watched import Watched
@@ -189,10 +189,7 @@ class Monitor(Watched):
             timeout,
         )
         seats = [seat for seat in every if not seat.orphans]
-        timeout = max(0.0, give_up - time.monotonic())
-        with contextlib.suppress(RuntimeError):  # the interpreter is on its way out
-            work = [self._pool.submit(seat.driver.clean_up, timeout) for seat in seats]
-            futures.wait(work, timeout)
+        clean_up(seats, self._pool, max(0.0, give_up - time.monotonic()))
 
     # What users order.
 

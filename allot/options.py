@@ -68,6 +68,14 @@ def add_tasks(parser: argparse.ArgumentParser) -> None:
     place.add_argument("--wait-for-nodes", type=float, metavar="S")
     place.add_argument("--node-timeout", type=float, metavar="S")
     place.add_argument("--shared-fs", choices=("yes", "no"), help="do nodes share D (find out)")
+    files = parser.add_argument_group("files, where nodes do not share yours")
+    files.add_argument(
+        "--stage-in", action="append", metavar="PATH", help="to each node's DIR first; repeatable"
+    )
+    files.add_argument(
+        "--collect", action="append", metavar="PATTERN", help="results to D/<proc_id>/; repeatable"
+    )
+    files.add_argument("--collect-to", metavar="DIR", help="results to DIR instead")
     task = parser.add_argument_group("tasks")
     task.add_argument(
         "-t", "--time-limit", "--time", metavar="T", help="such as 90s, 30m, 1:30:00, 1-12:00:00"
@@ -110,7 +118,7 @@ def task_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "nnodes ntasks ntasks_per_node cpus_per_task gpus_per_task mem_per_task oversubscribe "
         "distribution wait_for_nodes node_timeout time_limit retries kill_on_bad_exit "
         "max_failures node_max_failures setup cwd login_shell nice poll_interval max_bars "
-        "progress_pattern"
+        "progress_pattern stage_in collect collect_to"
     )
     given = {name: getattr(options, name) for name in names.split()}
     found = {name: value for name, value in given.items() if _was_given(value)}
