@@ -30,7 +30,7 @@ def draw(results: Results, rows: Sequence[Row], directory: Path) -> None:
 
 def _bars(row: Row, rounds: Sequence[Round]) -> Figure:
     names = list(dict.fromkeys(name for each in rounds for name in each))
-    picture = Figure(figsize=(4.5 * len(row.shown), 0.6 + 0.35 * len(names)), layout="tight")
+    picture = Figure(figsize=(4.5 * len(row.shown), 1.1 + 0.35 * len(names)), layout="constrained")
     for axes, shown in zip(_axes(picture, row), row.shown, strict=True):
         found = spreads(rounds, shown)
         kept = [name for name in names if name in found]
@@ -48,7 +48,7 @@ def _bars(row: Row, rounds: Sequence[Round]) -> Figure:
 
 
 def _grown(row: Row, rounds: Sequence[Round]) -> Figure:
-    picture = Figure(figsize=(4.5 * len(row.shown), 3), layout="tight")
+    picture = Figure(figsize=(4.5 * len(row.shown), 3), layout="constrained")
     along = spreads(rounds, str(row.along))
     for axes, shown in zip(_axes(picture, row), row.shown, strict=True):
         found = spreads(rounds, shown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 import time
 from pathlib import Path
@@ -68,8 +69,14 @@ def trivial_and_state(site: Site, scratch: Path, *, tasks: int, slots: int) -> F
     return {**figures, "state_pct": 100 * kept / figures["took_s"]}
 
 
-def one_each(site: Site, scratch: Path) -> Figures:
-    """Connect to every node, probe it, and run one task there."""
+def one_each(site: Site, scratch: Path, *, few_files: bool = False) -> Figures:
+    """Connect to every node, probe it, and run one task there.
+
+    With ``few_files`` the client begins with the usual soft limit of 1,024 open files.
+    """
+    if few_files:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
     figures = trivial(site, scratch, tasks=len(site.names), slots=1)
     return {**figures, "nodes": len(site.names)}
 

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from bench.figures import Row
-from bench.rows import trivial
+from bench.rows import connect, far, many, slots, slow_rc, start, thousand, trivial
 
-ROWS: tuple[Row, ...] = (trivial.ROW,)
+ROWS: tuple[Row, ...] = (
+    trivial.ROW,
+    slow_rc.ROW,
+    far.ROW,
+    many.ROW,
+    start.ROW,
+    slots.ROW,
+    connect.ROW,
+    thousand.ROW,
+)
