@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from math import log
 from statistics import median
 from typing import Literal, TypeAlias
 
@@ -100,6 +101,20 @@ class Row:
 def ratio(figure: str, one: str, other: str) -> Callable[[Round], float]:
     """How many times a figure of ``other`` that of ``one`` is, for a goal."""
     return lambda each: each[one][figure] / each[other][figure]
+
+
+def slope(figure: str, along: str) -> Callable[[Round], float]:
+    """How steeply a figure grows at the upper end: the power of ``along`` that it follows there.
+
+    1 is linear, 0 flat; it is taken from the two largest sizes of a round, for a goal.
+    """
+
+    def of(each: Round) -> float:
+        points = sorted((found[along], found[figure]) for found in each.values())
+        (small, before), (large, after) = points[-2:]
+        return log(after / before) / log(large / small)
+
+    return of
 
 
 def figure(name: str, of: str) -> Callable[[Round], float]:

@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 from bench.figures import Row
-from bench.rows import connect, far, many, slots, slow_rc, start, thousand, trivial
+from bench.rows import (
+    connect,
+    drawing,
+    far,
+    growth,
+    idle,
+    many,
+    output,
+    polls,
+    slots,
+    slow_rc,
+    start,
+    thousand,
+    trivial,
+)
 
 ROWS: tuple[Row, ...] = (
     trivial.ROW,
@@ -14,4 +28,9 @@ ROWS: tuple[Row, ...] = (
     slots.ROW,
     connect.ROW,
     thousand.ROW,
+    polls.ROW,
+    output.ROW,
+    idle.ROW,
+    drawing.ROW,
+    *growth.ROWS,
 )
