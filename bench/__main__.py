@@ -8,7 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench import plots, table
+from bench import plots, profile, table
+from bench.child import MeasurementError
 from bench.figures import Figures, Measure, Row
 from bench.machine import ROOT
 from bench.results import Results
@@ -23,6 +24,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for row in ROWS:
             print(f"{row.name:16} {row.title}")
         return
+    if options.profile:
+        profile.show(tasks=200 if options.quick else 2000)
+        return
     names = [row.name for row in ROWS]
     for name in options.only or ():
         if name not in names:
@@ -31,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--rounds must be at least 1, not {options.rounds}")
     directory = ROOT / ".cache/bench-quick" if options.quick else ROOT / "bench"
     results = Results.of_now(directory / "results.json")
+    failed = []
     for row in ROWS:
         if options.only and row.name not in options.only:
             continue
@@ -38,8 +43,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{row.name}: measured already")
             continue
         load = round(os.getloadavg()[0], 2)
-        results.add(row, measure(row, options.rounds, quick=options.quick), load)
+        try:
+            rounds = measure(row, options.rounds, quick=options.quick)
+        except (MeasurementError, TimeoutError) as error:
+            print(f"   {row.name} was given up: {error}", flush=True)
+            failed.append(row.name)
+            continue
+        results.add(row, rounds, load)
         write(results, directory)
+    if failed:
+        raise SystemExit(f"not measured: {', '.join(failed)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--quick", action="store_true", help="small sizes, to see that it works; kept apart"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="where the time of the first row goes; only shown"
     )
     parser.add_argument("--list", action="store_true", help="name the rows")
     return parser

@@ -12,7 +12,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,19 @@ class MeasurementError(RuntimeError):
     """A measurement did not come to its end."""
 
 
-def run(function: Callable[..., Figures], *arguments: Any, **options: Any) -> Figures:
+def run(
+    function: Callable[..., Figures],
+    *arguments: Any,
+    under: Sequence[str] = (),
+    **options: Any,
+) -> Figures:
     """Call a function of ``bench.clients`` in a process of its own.
+
+    Args:
+        function: What to call.
+        arguments: For the function.
+        under: A command line that runs the process, such as a profiler's.
+        options: For the function.
 
     Returns:
         Its figures, and the process's own: ``cpu_s`` and ``peak_mb`` unless it has them.
@@ -39,7 +50,7 @@ def run(function: Callable[..., Figures], *arguments: Any, **options: Any) -> Fi
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as said:
         fd = answer.fileno()
         process = subprocess.Popen(
-            [sys.executable, "-m", "bench.child", str(fd)],
+            [*under, sys.executable, "-m", "bench.child", str(fd)],
             stdin=subprocess.PIPE,
             stdout=said,
             stderr=said,

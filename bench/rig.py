@@ -2,7 +2,8 @@
 
 Rules: as root, the nodes are logged in to under an account of their own with an empty home and
 /bin/bash as login shell, so that nobody's rc files count; the limits on logins and sessions that
-sshd has are raised for everyone. Each measurement has an empty directory of its own.
+sshd has are raised for everyone. Each measurement has an empty directory of its own. What lies on
+the nodes lies in memory (``bench/run`` sees to that), what the client keeps of a job on a disk.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Site:
     """Nodes, as a client reaches them.
 
     Attributes:
-        directory: Where measurements have their own directories.
+        directory: Where measurements have their own directories, on the nodes' file system.
+        disk: The same for what the client keeps.
         names: The nodes, as ``ssh_config`` and ``node_file`` have them.
         addresses: Address and port of each.
         servers: Process numbers of their servers, empty where these are not told apart.
@@ -49,6 +51,7 @@ class Site:
     """
 
     directory: Path
+    disk: Path
     names: tuple[str, ...]
     addresses: tuple[tuple[str, int], ...]
     servers: tuple[int, ...]
@@ -98,9 +101,7 @@ def sshd_site(
         rc: Files of the login's home by name.
         private: A directory below the site's in which each node has files of its own.
     """
-    with tempfile.TemporaryDirectory(prefix="allot-bench-") as name:
-        directory = Path(name)
-        directory.chmod(0o755)
+    with directories() as (directory, disk):
         (directory / "nodes").mkdir()
         own = [directory / private] if private else []
         for path in own:
@@ -108,6 +109,7 @@ def sshd_site(
         with SshdNodes(count, directory / "nodes", rc=rc, private=own, options=_OPTIONS) as nodes:
             yield Site(
                 directory,
+                disk,
                 nodes.names,
                 tuple((node.address, node.port) for node in nodes.nodes),
                 tuple(node.pid for node in nodes.nodes),
@@ -117,6 +119,17 @@ def sshd_site(
                 nodes.ssh_config,
                 nodes.node_file,
             )
+
+
+@contextmanager
+def directories() -> Iterator[tuple[Path, Path]]:
+    """A directory on the nodes' file system, and one on a disk."""
+    with (
+        tempfile.TemporaryDirectory(prefix="allot-bench-") as name,
+        tempfile.TemporaryDirectory(prefix="allot-bench-", dir=os.environ["BENCH_DISK"]) as disk,
+    ):
+        Path(name).chmod(0o755)
+        yield Path(name), Path(disk)
 
 
 def client(
@@ -132,8 +145,12 @@ def client(
     """
 
     def measure() -> Figures:
-        with tempfile.TemporaryDirectory(prefix="run-", dir=site.directory / within) as scratch:
-            return with_nodes_cpu(site, lambda: child.run(function, site, Path(scratch), **options))
+        with (
+            tempfile.TemporaryDirectory(prefix="run-", dir=site.directory / within) as scratch,
+            tempfile.TemporaryDirectory(prefix="run-", dir=site.disk) as disk,
+        ):
+            own = replace(site, disk=Path(disk))
+            return with_nodes_cpu(site, lambda: child.run(function, own, Path(scratch), **options))
 
     return measure
 

@@ -12,7 +12,6 @@ import os
 import resource
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,7 +21,7 @@ import asyncssh
 from sandbox import MARK, session
 from servers import make_key, public_half
 
-from bench.rig import Site
+from bench.rig import Site, directories
 
 _HOST = "127.0.0.1"
 _USER = "simulated"
@@ -31,8 +30,7 @@ _USER = "simulated"
 @contextmanager
 def simulated_site(count: int) -> Iterator[Site]:
     """Bring up nodes that are one process, and have one home."""
-    with tempfile.TemporaryDirectory(prefix="allot-bench-") as name:
-        directory = Path(name)
+    with directories() as (directory, disk):
         home, host_key, key = directory / "home", directory / "host_key", directory / "key"
         home.mkdir()
         make_key(host_key)
@@ -47,34 +45,34 @@ def simulated_site(count: int) -> Iterator[Site]:
             assert process.stdout is not None
             try:
                 port = int(process.stdout.readline())
-                yield _describe(directory, port, count, public_half(host_key), key)
+                yield _describe(directory, disk, port, count)
             finally:
                 process.kill()
 
 
-def _describe(directory: Path, port: int, count: int, host_key: str, key: Path) -> Site:
+def _describe(directory: Path, disk: Path, port: int, count: int) -> Site:
     names = tuple(f"sim{number:04}" for number in range(1, count + 1))
-    known_hosts = directory / "known_hosts"
-    known_hosts.write_text(f"[{_HOST}]:{port} {host_key}\n")
-    node_file = directory / "hostfile"
-    node_file.write_text("\n".join(names) + "\n")
-    ssh_config = directory / "ssh_config"
-    ssh_config.write_text(
-        f"Host sim*\n    HostName {_HOST}\n    Port {port}\n    User {_USER}\n"
-        f"    IdentityFile {key}\n    IdentitiesOnly yes\n    UserKnownHostsFile {known_hosts}\n"
-        "    GlobalKnownHostsFile /dev/null\n    StrictHostKeyChecking yes\n"
-    )
-    return Site(
+    site = Site(
         directory,
+        disk,
         names,
         ((_HOST, port),) * count,
         (),
         _USER,
-        key,
-        known_hosts,
-        ssh_config,
-        node_file,
+        directory / "key",
+        directory / "known_hosts",
+        directory / "ssh_config",
+        directory / "hostfile",
     )
+    site.known_hosts.write_text(f"[{_HOST}]:{port} {public_half(directory / 'host_key')}\n")
+    site.node_file.write_text("\n".join(names) + "\n")
+    site.ssh_config.write_text(
+        f"Host sim*\n    HostName {_HOST}\n    Port {port}\n    User {_USER}\n"
+        f"    IdentityFile {site.key_file}\n    IdentitiesOnly yes\n"
+        f"    UserKnownHostsFile {site.known_hosts}\n"
+        "    GlobalKnownHostsFile /dev/null\n    StrictHostKeyChecking yes\n"
+    )
+    return site
 
 
 async def _serve(home: str, host_key: str, authorized_keys: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from allot import Cluster, NodeProbe
+from allot import Cluster, NodeProbe, NodeTaskConfig, Task
 from allot.monitor import Monitor
 from bench.figures import Figures
 from bench.rig import Site
@@ -20,10 +20,15 @@ TIMEOUT_S = 1500.0
 
 def make_cluster(site: Site, scratch: Path, line: str, **options: Any) -> Cluster:
     """A job whose tasks all run ``line``; the nodes take as many as they are told to."""
+    outputs = scratch / "out"
+
+    def make_task(place: NodeTaskConfig) -> Task:
+        return Task(line, output_file=outputs / f"{place.proc_id}.out", config=place)
+
     return Cluster(
         "bench",
-        scratch / "out",
-        lambda _: line,
+        site.disk,
+        make_task,
         node_file=site.node_file,
         ssh_config=site.ssh_config,
         oversubscribe=True,

@@ -8,7 +8,7 @@ from functools import partial
 
 from bench import child
 from bench.clients import decide, job
-from bench.figures import Goal, Measure, Row, slope
+from bench.figures import Goal, Measure, Row, ratio, slope
 from bench.rig import client, sshd_site
 
 _LINEAR = 1.1  # what the slope of linear growth may look like
@@ -57,6 +57,12 @@ ROWS = (
         [
             Goal("slope of the time", slope("took_s", "tasks"), "<=", _LINEAR),
             Goal("slope of the memory", slope("peak_mb", "tasks"), "<=", _LINEAR),
+            Goal(
+                "time of 10 tasks, of that of 100",
+                ratio("took_s", "Allot, 10 tasks", "Allot, 100 tasks"),
+                "<=",
+                1,
+            ),
         ],
         shown=("took_s", "peak_mb"),
         along="tasks",
