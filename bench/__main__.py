@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sshd import NeedsRootError
+
 from bench import plots, profile, table
 from bench.child import MeasurementError
 from bench.figures import Figures, Measure, Row
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         load = round(os.getloadavg()[0], 2)
         try:
             rounds = measure(row, options.rounds, quick=options.quick)
-        except (MeasurementError, TimeoutError) as error:
+        except (MeasurementError, NeedsRootError, TimeoutError) as error:
             print(f"   {row.name} was given up: {error}", flush=True)
             failed.append(row.name)
             continue

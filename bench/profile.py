@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +26,7 @@ _SLOTS = 4
 _HZ = 250
 _FEW = 100
 _CALLS_SHOWN = 14
+_PACKAGES = ("allot", "paramiko", "cryptography")
 _FRAME = re.compile(r"(?P<function>.+?) \((?P<file>.+?)(?::\d+)?\)")
 
 
@@ -69,40 +70,45 @@ def _kind(thread: str) -> str:
 
 def _owner(frames: list[str]) -> tuple[str, str]:
     """Whose a sample is, and in which module and function it was taken."""
+    if any("importlib" in frame for frame in frames):
+        return "imports", "imports"
     for frame in reversed(frames):
         match = _FRAME.fullmatch(frame)
-        if match is None:
-            continue
-        file = Path(match["file"])
-        for package in ("allot", "paramiko", "cryptography"):
-            if file.parent.name == package:
-                return package, f"{package}/{file.name} {match['function']}"
-    starting = any("importlib" in frame for frame in frames)
-    return "imports" if starting else "other", frames[-1] if frames else "other"
+        package, file = Path(match["file"]).parts[-2:] if match else ("", "")
+        if match and package in _PACKAGES:
+            return package, f"{package}/{file} {match['function']}"
+    return "other", frames[-1] if frames else "other"
 
 
 def _show_nodes(site: Site, tasks: int) -> None:
-    for name, function in (("Allot", job.trivial), ("asyncssh", with_asyncssh.trivial)):
-        counts = []
-        for count in (_FEW, _FEW + tasks // 4):
-            with _counted(site) as calls:
-                client(function, site, tasks=count, slots=_SLOTS)()
-            counts.append(calls)
-        few, more = counts
-        each = {call: (more[call] - few[call]) / (tasks // 4) for call in more}
-        print(f"== system calls on the nodes, a task of {name}: {sum(each.values()):.0f} in all")
-        forks = sum(each.get(call, 0.0) for call in ("clone", "clone3", "fork", "vfork"))
-        print(f"   {forks:.2f} forks, {each.get('execve', 0.0):.2f} execve")
-        for call, each_task in sorted(each.items(), key=lambda one: -one[1])[:_CALLS_SHOWN]:
-            print(f"   {each_task:6.1f} {call}")
+    few, more = _FEW, _FEW + tasks // 4
+    for name, program in (("Allot", job), ("asyncssh", with_asyncssh)):
+        with _counted(site) as small:
+            client(program.trivial, site, tasks=few, slots=_SLOTS)()
+        with _counted(site) as large:
+            client(program.trivial, site, tasks=more, slots=_SLOTS)()
+        calls = {call: (large[call] - small[call]) / (more - few) for call in large}
+        print(f"== on the nodes, a task of {name}: {_processes(calls)}")
+        print(f"   {sum(calls.values()):.0f} system calls")
+        for call, number in sorted(calls.items(), key=lambda one: -one[1])[:_CALLS_SHOWN]:
+            print(f"   {number:6.1f} {call}")
+        with _counted(site) as once:
+            client(program.one_each, site)()
+        each = {call: number / len(site.names) for call, number in once.items()}
+        print(f"== on a node, {name} from login to logout with one task: {_processes(each)}")
+
+
+def _processes(calls: Mapping[str, float]) -> str:
+    forks = sum(calls.get(call, 0.0) for call in ("clone", "clone3", "fork", "vfork"))
+    return f"{forks:.1f} forks, {calls.get('execve', 0.0):.1f} execve"
 
 
 @contextmanager
 def _counted(site: Site) -> Iterator[Counter[str]]:
-    """Counts the system calls of everything on the nodes, filled in at the end."""
+    """Counts the system calls that succeed on the nodes, filled in at the end."""
     counts: Counter[str] = Counter()
     with tempfile.NamedTemporaryFile("r") as file:
-        argv = ["strace", "-f", "-c", "-U", "name,calls", "-o", file.name]
+        argv = ["strace", "-f", "-c", "-U", "name,calls,errors", "-o", file.name]
         argv += [word for pid in site.servers for word in ("-p", str(pid))]
         with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
@@ -112,6 +118,7 @@ def _counted(site: Site) -> Iterator[Counter[str]]:
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=60)
         for line in file.read().splitlines():
-            words = line.split()
-            if len(words) == 2 and words[1].isdecimal() and words[0] != "total":
-                counts[words[0]] += int(words[1])
+            name, *numbers = line.split() or [""]
+            if numbers and numbers[0].isdecimal() and name != "total":
+                calls, *errors = map(int, numbers)
+                counts[name] += calls - sum(errors)

@@ -36,7 +36,15 @@ def simulated_site(count: int) -> Iterator[Site]:
         make_key(host_key)
         make_key(key)
         with subprocess.Popen(
-            [sys.executable, "-m", "bench.simulated", home, host_key, key.with_suffix(".pub")],
+            [
+                sys.executable,
+                "-Wignore",
+                "-m",
+                "bench.simulated",
+                home,
+                host_key,
+                key.with_suffix(".pub"),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
