@@ -74,9 +74,9 @@ def _owner(frames: list[str]) -> tuple[str, str]:
         return "imports", "imports"
     for frame in reversed(frames):
         match = _FRAME.fullmatch(frame)
-        package, file = Path(match["file"]).parts[-2:] if match else ("", "")
-        if match and package in _PACKAGES:
-            return package, f"{package}/{file} {match['function']}"
+        file = Path(match["file"]) if match else Path()
+        if match and file.parent.name in _PACKAGES:
+            return file.parent.name, f"{file.parent.name}/{file.name} {match['function']}"
     return "other", frames[-1] if frames else "other"
 
 
