@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.figures import UNITS, Round, Row, Spread
+from bench.figures import UNITS, Round, Row, Spread, slope
 from bench.results import Results, spreads
 
 _ALLOT, _OTHER = "#1f77b4", "#b0b0b0"
@@ -63,6 +64,8 @@ def _grown(row: Row, rounds: Sequence[Round]) -> Figure:
         )
         axes.set(xscale="log", yscale="log", xlabel=str(row.along), ylabel=UNITS[shown])
         axes.grid(visible=True, alpha=0.3)
+        steep = slope(shown, str(row.along))
+        axes.set_title(f"slope at the upper end {median(map(steep, rounds)):.2f}", fontsize=8)
     return picture
 
 

@@ -61,7 +61,8 @@ def _rows(results: Results, measured: Sequence[tuple[Row, Sequence[Round]]]) -> 
         yield f"## {row.name}: {row.title}"
         yield ""
         yield f"{len(rounds)} rounds, {about['measured_at']}, load before {about['load_before']}."
-        yield row.note
+        if row.note:
+            yield row.note
         yield ""
         yield f"| | {' | '.join(UNITS[name] for name in shown)} |"
         yield f"|---|{'---|' * len(shown)}"
