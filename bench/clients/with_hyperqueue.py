@@ -6,6 +6,7 @@ It looks for the end of a job once a second; what counts is when its last task b
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from bench.rig import Site
 
 def trivial(site: Site, scratch: Path, *, tasks: int, slots: int) -> Figures:
     """Run ``true`` in a Bash that often, a worker a node, each with its output files."""
+    os.environ["TMPDIR"] = str(scratch)  # its workers leave their directories behind
     with LocalCluster(str(scratch / "server")) as cluster:
         for _ in site.names:
             cluster.start_worker(WorkerConfig(cores=slots))
