@@ -149,7 +149,7 @@ def _run(options: argparse.Namespace) -> int:
     )
     with cluster:
         if here is not None:
-            _say_where(cluster, here)
+            _say_where(cluster, here, stages=bool(options.stage_in))
         if options.detach:
             cluster.close(tell=False)
             background.start(cluster.output_dir, cluster.job_name)
@@ -182,14 +182,15 @@ def _dry_run(command: str, params: tuple[Params, ...] | None, ntasks: int | None
     return 0
 
 
-def _say_where(cluster: Cluster, here: str) -> None:
+def _say_where(cluster: Cluster, here: str, *, stages: bool) -> None:
     sharing = [name for name, shares in cluster.sharing.items() if shares]
     others = [name for name, shares in cluster.sharing.items() if not shares]
     parts = []
     if sharing:
         parts.append(f"in {here}{f' on {_few(sharing)}' if others else ''}")
     if others:
-        parts.append(f"in the login directory{f' on {_few(others)}' if sharing else ''}")
+        where = "beside what is staged in" if stages else "in the login directory"
+        parts.append(f"{where}{f' on {_few(others)}' if sharing else ''}")
     print(f"allot: tasks start {', '.join(parts)}", file=sys.stderr, flush=True)
 
 

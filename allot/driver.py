@@ -184,11 +184,7 @@ class NodeDriver:
         self._harvest.begin_anew([task.output for task in self._tasks.values()])
 
     def clean_up(self, timeout: float) -> str:
-        """Remove the job's directory there, if the node can be reached just now.
-
-        Returns:
-            Where files are kept that nobody collected, or empty.
-        """
+        """Remove the job's directory there; where files are kept that nobody collected, or ""."""
         if not self._foothold.is_ready:
             return ""
         try:
@@ -326,9 +322,8 @@ class NodeDriver:
         ):
             self._reports.append(Stepped(*ended[id(output)].key, progress))
         for output in home:
-            if output.results is not None and output.results.found:
-                results = output.results
-                self._stager.note_collected(results.launch.cwd or "~", results.found)
+            if output.results is not None:
+                self._stager.note_collected(output.results)
             self._end(ended[id(output)])
 
     def _end(self, task: Running) -> None:

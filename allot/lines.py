@@ -10,7 +10,8 @@ from typing import TypeAlias
 
 from allot.forecast import Forecast, task_elapsed
 from allot.model import JobSnapshot, NodeStatus, TaskState, TaskStatus, describe_end
-from allot.rows import job_remaining, node_troubles, status_line
+from allot.rows import job_remaining
+from allot.statusline import node_troubles, status_line
 from allot.wording import clean, clock, percent
 
 _MOST_LINES = 50

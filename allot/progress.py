@@ -24,8 +24,9 @@ from tqdm import tqdm
 from allot.forecast import Forecast
 from allot.lines import Reporter
 from allot.model import JobSnapshot, TaskState
-from allot.rows import Columns, Page, Row, Tone, lost_nodes, seat_tasks, status_line
+from allot.rows import Columns, Page, Row, seat_tasks
 from allot.screen import Screen
+from allot.statusline import Tone, lost_nodes, status_line
 from allot.wording import display_width, shorten
 
 if TYPE_CHECKING:

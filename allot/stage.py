@@ -14,11 +14,12 @@ from pathlib import Path, PurePosixPath
 
 from allot import errands
 from allot.errors import ConfigError
+from allot.harvest import Results
 from allot.model import Progress
 from allot.node import Node
 from allot.script import Launch
 from allot.sending import Sender, SftpWriter, ShellWriter, Writer
-from allot.staging import Entry, Found, Identity, Source, as_line, read_lines
+from allot.staging import Entry, Identity, Source, as_line, read_lines
 from allot.tree import Trees
 
 _BATCH = 500
@@ -208,14 +209,16 @@ class Stager:
         }
         self._remember(new)
 
-    def note_collected(self, root: str, files: Iterable[Found]) -> None:
+    def note_collected(self, results: Results) -> None:
         """Note results that are on the client now: they may go with the job's directory.
 
         Raises:
             ConnectionFailedError: The node is out of reach.
         """
-        self._recall()
-        self._remember({("C", root, file.name): (file.size, file.mtime) for file in files})
+        if results.found:
+            self._recall()
+            root = results.launch.cwd or "~"
+            self._remember({("C", root, one.name): (one.size, one.mtime) for one in results.found})
 
     def _remember(self, new: dict[tuple[str, str, str], Identity]) -> None:
         lines = [as_line(*key, identity) for key, identity in new.items()]

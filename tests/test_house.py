@@ -45,6 +45,7 @@ FLOORS = {
             "environment",
             "wording",
             "forecast",
+            "statusline",
             "rows",
             "lines",
             "listing",

@@ -11,16 +11,12 @@ from hypothesis import strategies as st
 from allot.forecast import Forecast
 from allot.model import JobSnapshot, NodeState, NodeStatus, Progress, TaskState, TaskStatus
 from allot.rows import (
-    FAILURES,
     Columns,
     Page,
     Row,
-    cut_segments,
-    node_troubles,
     seat_tasks,
-    short_names,
-    status_line,
 )
+from allot.statusline import FAILURES, cut_segments, node_troubles, short_names, status_line
 from allot.wording import display_width
 
 P, R, C, F = TaskState.PENDING, TaskState.RUNNING, TaskState.COMPLETED, TaskState.FAILED
