@@ -54,9 +54,8 @@ class Claims:
             OSError: It cannot be written down.
         """
         with self._lock:
-            if self._owners is None:
-                self._owners = read_claims(self._file)
-            owner = self._owners.get(path)
+            owners = self._read()
+            owner = owners.get(path)
             if owner == proc_id:
                 return ""
             if owner is not None:
@@ -68,8 +67,22 @@ class Claims:
                 os.write(descriptor, as_claim(path, proc_id))
             finally:
                 os.close(descriptor)
-            self._owners[path] = proc_id
+            owners[path] = proc_id
             return ""
+
+    def owner(self, path: Path) -> int | None:
+        """The task that brought a result, or None.
+
+        Raises:
+            OSError: What is written down cannot be read.
+        """
+        with self._lock:
+            return self._read().get(path)
+
+    def _read(self) -> dict[Path, int]:
+        if self._owners is None:
+            self._owners = read_claims(self._file)
+        return self._owners
 
 
 def as_claim(path: Path, proc_id: int) -> bytes:

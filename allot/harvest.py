@@ -224,10 +224,10 @@ class Harvest:
         refusals: list[str] = []
         for file in answer.files:
             path = (launch.collect_to or launch.output_file.parent) / file.name
-            if not launch.may_replace and _is_here(path, file):
-                continue
             source = f"{answer.root.rstrip('/')}/{file.name}"
             try:
+                if not launch.may_replace and self._is_here(path, file):
+                    continue
                 path.parent.mkdir(parents=True, exist_ok=True)
                 refusal = self._claims.take(path, launch.proc_id, may_replace=launch.may_replace)
             except OSError as error:
@@ -237,6 +237,13 @@ class Harvest:
             else:
                 files.append((file, Wanted(path, source, None, file.mtime, file.mode)))
         return files, refusals
+
+    def _is_here(self, path: Path, file: Found) -> bool:
+        """Whether the very same file is here: one that was staged in, or the same directory."""
+        if self._claims.owner(path) is not None or not path.is_file():
+            return False
+        said = path.stat()
+        return (said.st_size, int(said.st_mtime)) == (file.size, file.mtime)
 
     def _parted(
         self, outputs: Sequence[Output], *, shared: bool
@@ -270,15 +277,6 @@ class Harvest:
 def _own_files(output: Output) -> list[Wanted]:
     files = dict.fromkeys(output.files)  # both may be /dev/null
     return [Wanted(file, str(file), output.attempt) for file in files]
-
-
-def _is_here(path: Path, file: Found) -> bool:
-    """Whether the very same file is here: one that was staged in, or the same directory."""
-    try:
-        said = path.stat()
-    except OSError:
-        return False
-    return (said.st_size, int(said.st_mtime)) == (file.size, file.mtime)
 
 
 def _look(
