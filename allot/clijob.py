@@ -7,25 +7,41 @@ Rules: words in, words out; what is done is done by :class:`allot.Cluster`. Only
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 import time
 from pathlib import Path
 
 from allot import paths
-from allot.clirun import Commands, command_of, wait
+from allot.clirun import Commands, command_of, refuse_unfillable, wait
 from allot.cluster import Cluster
 from allot.errors import ConfigError
+from allot.hostfile import node_names
 from allot.listing import counts_line, job_json, node_table, task_table
-from allot.model import NodeStatus, TaskStatus
+from allot.model import NodeHealth, NodeStatus, TaskStatus
+from allot.orders import Order
 from allot.post import find_state_file
+from allot.roster import config_path
+from allot.sshconfig import resolve
+from allot.statefile import Remembered
 from allot.store import StoredState
+from allot.template import Template
 from allot.timeline import save_timeline
+
+_JSON = (
+    "an object of version (1), job_name, job_id, output_dir, counts (state to number), tasks, each "
+    f"with {', '.join(TaskStatus.__dataclass_fields__)}, and nodes, each with "
+    f"{', '.join(NodeStatus.__dataclass_fields__)} (null, or "
+    f"{', '.join(NodeHealth.__dataclass_fields__)}). Times are Unix seconds, sizes bytes, progress "
+    "is [step, total]. Names may be added; version grows when one changes its meaning or goes away"
+)
 
 
 def add_commands(commands: Commands) -> None:
     """Add them to the command line."""
     status = _add(commands, "status", "show counts, tasks and nodes", "out --json")
-    status.add_argument("--json", action="store_true", help="for programs")
+    status.add_argument("--json", action="store_true", help=f"for programs: {_JSON}")
     status.add_argument("--offline", action="store_true", help="ask no node: what is on disk")
     status.set_defaults(run=_status)
     attach = _add(commands, "attach", "bars until the end, the queue included", "out")
@@ -68,6 +84,7 @@ def _add(commands: Commands, name: str, what: str, words: str) -> argparse.Argum
 
 
 def _load(options: argparse.Namespace, *, start_waiting: bool = False) -> Cluster:
+    _refuse_unknown(options, _stored(options).remembered)
     return Cluster.load(
         options.directory,
         job_name=options.job_name,
@@ -77,7 +94,27 @@ def _load(options: argparse.Namespace, *, start_waiting: bool = False) -> Cluste
 
 
 def _stored(options: argparse.Namespace) -> StoredState:
-    return StoredState(find_state_file(Path(options.directory).absolute(), options.job_name))
+    """What is on disk of the job; an ssh configuration that is of no use is refused here."""
+    path = Path(options.directory).expanduser().absolute()
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.listdir(paths.state_directory(path))  # what may not be read is not empty
+    stored = StoredState(find_state_file(path, options.job_name))
+    if options.ssh_config is not None:
+        resolve(stored.remembered.job.specs[0], config_path(options.ssh_config))
+    return stored
+
+
+def _refuse_unknown(options: argparse.Namespace, job: Remembered) -> None:
+    """What can be known to be wrong is, before anybody is connected to or told who drives."""
+    last = len(job.tasks) - 1
+    for proc_id in getattr(options, "proc_ids", ()):
+        if proc_id not in range(last + 1):
+            raise ConfigError(f"there is no task {proc_id}: the last one is {last}")
+    named = node_names(job.job.specs)
+    if getattr(options, "node", None) not in (None, *named):
+        raise ConfigError(
+            f"no node {options.node!r} is used by this job; there are {', '.join(named)}"
+        )
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -115,6 +152,7 @@ def _attach(options: argparse.Namespace) -> int:
 
 
 def _cancel(options: argparse.Namespace) -> int:
+    Order("cancel", grace=options.grace)  # refused before anything else is said
     with _load(options) as cluster:
         chosen = options.proc_ids or None
         cluster.cancel(chosen, grace=options.grace)
@@ -128,6 +166,10 @@ def _cancel(options: argparse.Namespace) -> int:
 
 def _rerun(options: argparse.Namespace) -> int:
     command = command_of(options.words) if options.words else None
+    if command is not None:
+        params = _stored(options).remembered.job.params
+        refuse_unfillable(command, params)
+        Template(command, params[0] if params else None)
     with _load(options, start_waiting=True) as cluster:
         count = cluster.rerun(options.proc_ids or None, command=command)
         print(f"allot: {count} tasks queued once more", file=sys.stderr)
@@ -163,10 +205,9 @@ def _node(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     with _load(options) as cluster:
         file = Path(options.output or paths.report_file(cluster.output_dir, cluster.job_name))
-        cluster.report(file)
-        print(file)
         if options.time_line:
             save_timeline(Path(options.time_line), cluster.tasks, time.time())
-            print(options.time_line)
+        cluster.report(file)
+        print(file, *[options.time_line] if options.time_line else (), sep="\n")
         cluster.close(tell=False)
     return 0

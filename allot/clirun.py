@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -20,6 +19,7 @@ from allot.listing import node_table
 from allot.loopback import LoopbackNodes
 from allot.model import NodeTaskConfig, Params, Summary, Task, TaskState
 from allot.options import (
+    MOST_TASKS,
     add_nodes,
     add_probe,
     add_tasks,
@@ -54,7 +54,9 @@ def add_commands(commands: Commands) -> None:
     )
     probe.add_argument("node_file", metavar="F", help="host file, one node a line")
     probe.add_argument("--ssh-config", metavar="F", help="OpenSSH configuration (~/.ssh/config)")
-    probe.add_argument("--json", action="store_true", help="for programs")
+    probe.add_argument(
+        "--json", action="store_true", help="for programs: version and nodes, as of status --json"
+    )
     add_probe(probe)
     probe.set_defaults(run=_probe)
 
@@ -122,10 +124,14 @@ def command_of(words: list[str]) -> str:
 
 def _run(options: argparse.Namespace) -> int:
     command = command_of(options.words)
+    if options.ntasks is not None and not 1 <= options.ntasks <= MOST_TASKS:
+        raise ConfigError(f"--ntasks must be from 1 to {MOST_TASKS}, not {options.ntasks}")
+    if options.args_file == "-" and sys.stdin.isatty():
+        print("allot: type the lines, one a task; Ctrl-D ends them", file=sys.stderr)
     given = params_of(options)
     params = None if given is None else as_params(given)
     nodes, tasks, probe = node_arguments(options), task_arguments(options), probe_of(options)
-    _refuse_unfillable(command, params)
+    refuse_unfillable(command, params)
     if options.dry_run:
         return _dry_run(command, params, options.ntasks)
     here = None if options.cwd else os.getcwd()
@@ -143,7 +149,7 @@ def _run(options: argparse.Namespace) -> int:
     )
     with cluster:
         if here is not None:
-            _say_where(cluster, here)
+            _say_where(cluster, here, stages=bool(options.stage_in))
         if options.detach:
             cluster.close(tell=False)
             background.start(cluster.output_dir, cluster.job_name)
@@ -151,8 +157,12 @@ def _run(options: argparse.Namespace) -> int:
         return wait(cluster)
 
 
-def _refuse_unfillable(command: str, params: tuple[Params, ...] | None) -> None:
-    """A name that is no parameter is one that was forgotten, where it is one of ``{line}``'s."""
+def refuse_unfillable(command: str, params: tuple[Params, ...] | None) -> None:
+    """A name that is no parameter is one that was forgotten, where it is one of ``{line}``'s.
+
+    Raises:
+        ConfigError: It is.
+    """
     if params is None and (names := names_of(command)):
         raise ConfigError(
             f"command: {{{names[0]}}} has nothing to be filled from: give --args-file, or write "
@@ -172,14 +182,15 @@ def _dry_run(command: str, params: tuple[Params, ...] | None, ntasks: int | None
     return 0
 
 
-def _say_where(cluster: Cluster, here: str) -> None:
+def _say_where(cluster: Cluster, here: str, *, stages: bool) -> None:
     sharing = [name for name, shares in cluster.sharing.items() if shares]
     others = [name for name, shares in cluster.sharing.items() if not shares]
     parts = []
     if sharing:
         parts.append(f"in {here}{f' on {_few(sharing)}' if others else ''}")
     if others:
-        parts.append(f"in the login directory{f' on {_few(others)}' if sharing else ''}")
+        where = "beside what is staged in" if stages else "in the login directory"
+        parts.append(f"{where}{f' on {_few(others)}' if sharing else ''}")
     print(f"allot: tasks start {', '.join(parts)}", file=sys.stderr, flush=True)
 
 
@@ -205,8 +216,7 @@ def wait(cluster: Cluster) -> int:
         summary.raise_for_failures()
     except TasksFailedError as error:
         print(f"allot: {error}", file=sys.stderr)
-        rerun = shlex.join(["allot", "rerun", str(cluster.output_dir)])
-        print(f"allot: to run them once more: {rerun}", file=sys.stderr)
+        print(f"allot: to run them once more: {cluster.shell_line('rerun')}", file=sys.stderr)
         return EXIT_FAILED
     return 0
 

@@ -28,9 +28,9 @@ from allot.outfit import Charter, Outfit
 from allot.post import Post, find_state_file
 from allot.probe import NodeProbe
 from allot.progress import say
-from allot.records import JobState, TaskRecord
+from allot.records import TaskRecord
 from allot.roster import config_path, make_room_for, read_specs
-from allot.settings import Settings, as_directory, as_distribution, as_lines, as_variables
+from allot.settings import Settings, as_directory, as_distribution, as_lines, as_texts, as_variables
 from allot.statefile import Head, write_snapshot
 from allot.store import StoredState, write_whole
 from allot.template import as_ntasks, as_params
@@ -96,6 +96,9 @@ class Cluster(Front):
         wait_for_nodes: float = 0.0,
         node_timeout: float | None = None,
         shared_fs: bool | None = None,
+        stage_in: str | Path | Iterable[str | Path] = (),
+        collect: str | Iterable[str] = (),
+        collect_to: str | Path | None = None,
         poll_interval: float = 1.0,
         ssh_config: str | Path | None = None,
         progress_pattern: str = "allot",
@@ -152,6 +155,14 @@ class Cluster(Front):
                 never. One that is retried then may overlap with its old self, which is killed
                 when its node returns.
             shared_fs: Whether the nodes share ``output_dir`` with the client. None: find out.
+            stage_in: Files and directories of the client's that are put under the directory where
+                tasks start, on each node used, before they start; placeholders are filled as in
+                ``command``. Without ``cwd`` that is a directory of the job's own.
+            collect: Patterns of results, counted from there (``results/*.npz``), with
+                placeholders; they are brought to ``output_dir/<proc_id>/`` when a task has ended,
+                before it is COMPLETED. One that matches nothing fails the task.
+            collect_to: Bring them to this directory instead; a task whose result would replace
+                another's file fails.
             poll_interval: Seconds between two looks at a running task's output.
             ssh_config: The OpenSSH client configuration to obey. None: the user's own.
             progress_pattern: How tasks tell their progress: ``"allot"`` by its markers, ``"tqdm"``
@@ -205,6 +216,10 @@ class Cluster(Front):
             max_bars=max_bars,
             command=command,
             progress_pattern=progress_pattern,
+            stage_in=as_texts("stage_in", stage_in),
+            stage_from=Path.cwd() if stage_in else None,
+            collect=as_texts("collect", collect),
+            collect_to=None if collect_to is None else as_directory("collect_to", collect_to),
         )
         super().__init__(settings, time.time())
         job_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
@@ -236,22 +251,17 @@ class Cluster(Front):
         self, charter: Charter, task_factory: TaskFactory, *, overwrite: bool, resume: bool
     ) -> None:
         state_file = self.state_file
-        previous = self._settle(charter.ssh_config, overwrite=overwrite, resume=resume)
+        cancel = (lambda: self._cancel_previous(charter.ssh_config)) if overwrite else None
+        previous = previous_jobs.settle(state_file, cancel=cancel, resume=resume)
         kept: Mapping[int, TaskRecord] = {}
         if previous is not None and resume:
             kept = previous_jobs.completed(previous, charter.params)
         self._outfit = Outfit(charter, self._pool)
+        self._outfit.check_files()
         muster = Muster(self._outfit, self._pool)
 
         def claim() -> Lease:
-            lease = previous_jobs.claim_new(state_file, charter.job_id, previous)
-            try:
-                if previous is not None:
-                    previous_jobs.put_away(previous, state_file, kept)
-            except BaseException:
-                lease.release()
-                raise
-            return lease
+            return previous_jobs.take_over(state_file, charter.job_id, previous, kept)
 
         used = muster.gather()
         monitor = muster.launch(used, task_factory, state_file, claim, kept)
@@ -264,26 +274,16 @@ class Cluster(Front):
         monitor.wait_until_heard(_HEAR_S)
         self._driving()
 
-    def _settle(self, ssh_config: Path | None, *, overwrite: bool, resume: bool) -> JobState | None:
-        """The earlier job of this name, once it is over and may be put away."""
-        previous = previous_jobs.find_previous(self.state_file)
-        if previous is None or previous_jobs.is_over(previous):
-            return previous
-        if overwrite:
-            with Cluster.load(self.state_file, ssh_config=ssh_config) as old:
-                old.cancel()
-                try:
-                    old.wait(_CANCEL_S, progress=False)
-                except TimeoutError as error:
-                    raise JobExistsError(
-                        f"job {self.job_name} in {self.output_dir} was cancelled, but is not over "
-                        f"yet: {error}"
-                    ) from error
-            return previous_jobs.find_previous(self.state_file)
-        is_idle = not previous_jobs.runs(previous) and not previous_jobs.driven_by(self.state_file)
-        if resume and is_idle:
-            return previous
-        raise previous_jobs.refuse(previous, self.state_file)
+    def _cancel_previous(self, ssh_config: Path | None) -> None:
+        with Cluster.load(self.state_file, ssh_config=ssh_config) as old:
+            old.cancel()
+            try:
+                old.wait(_CANCEL_S, progress=False)
+            except TimeoutError as error:
+                raise JobExistsError(
+                    f"job {self.job_name} in {self.output_dir} was cancelled, but is not over "
+                    f"yet: {error}"
+                ) from error
 
     @classmethod
     def load(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from allot import questions
@@ -30,13 +29,15 @@ from allot.events import (
     parse_events,
 )
 from allot.foothold import Foothold, Mandate, RefusedError
-from allot.harvest import Harvest, Output
+from allot.harvest import Harvest
 from allot.model import TaskState
 from allot.node import Node
 from allot.output import Reader
 from allot.probe import NodeFacts
-from allot.reasons import FULL_HOME, REFUSALS, WARNINGS, describe_loss
+from allot.reasons import FULL_HOME, REFUSALS, WARNINGS
+from allot.running import Running
 from allot.script import CancelOrder, Launch
+from allot.stage import Stager
 from allot.turns import Began, Finished, Mail, Report, Stepped, Turn
 
 QUICK_S = 0.02
@@ -56,28 +57,6 @@ _CLOCK_SET_S = 2.0
 _MOST_ASKS = 6
 _NOBODY = (0, 0)
 
-_ENDINGS = {Cause.CANCEL: TaskState.CANCELLED, Cause.TIMEOUT: TaskState.TIMEOUT}
-
-
-@dataclass
-class _Running:
-    """A task that was sent to the node and is not over yet."""
-
-    launch: Launch
-    output: Output
-    ended: Ended | None = None
-    lost: TaskState | None = None  # it was given up: ``ended`` is no word of the node's
-    recorders: set[tuple[int, int]] = field(default_factory=set)
-    warnings: list[str] = field(default_factory=list)
-    was_asked: bool = False
-    asks: int = 0
-    asked_at: float = 0.0
-    since: Cursor | None = None  # where its first event was read
-
-    @property
-    def key(self) -> tuple[int, int]:
-        return self.launch.proc_id, self.launch.attempt
-
 
 class NodeDriver:
     """One node of a job, and the tasks that run on it.
@@ -91,6 +70,7 @@ class NodeDriver:
         self,
         node: Node,
         harvest: Harvest,
+        stager: Stager,
         facts: NodeFacts,
         *,
         prelude: Callable[[int], str],
@@ -105,6 +85,7 @@ class NodeDriver:
         Args:
             node: Its connection.
             harvest: Its outputs.
+            stager: Brings it what tasks need.
             facts: What the last probe found.
             prelude: The Bash that prepares it for tasks under a generation.
             mandate: By what right tasks are started.
@@ -117,13 +98,14 @@ class NodeDriver:
         self.was_prepared = was_prepared
         self._foothold = Foothold(node, prelude, mandate)
         self._harvest = harvest
+        self._stager = stager
         self._look_at_node = look_at_node
         self._ends_at_logout = facts.kills_at_logout
         self._clock_offset = facts.clock_offset
         self._boot_id = facts.health.boot_id
         self._poll_interval = poll_interval
         self._events = EventFile(cursor)
-        self._tasks: dict[tuple[int, int], _Running] = {}
+        self._tasks: dict[tuple[int, int], Running] = {}
         self._cancels: dict[tuple[int, int], CancelOrder] = {}
         self._reports: list[Report] = []
         self._complaint = ""
@@ -148,7 +130,7 @@ class NodeDriver:
         for launch in mail.launches:
             self._add(launch)
         for key in mail.forgets:
-            self._tasks.pop(key, None)
+            self._forget(key)
         self._cancels |= {(order.proc_id, order.attempt): order for order in mail.cancels}
         facts: NodeFacts | None = None
         error: NodeError | None = None
@@ -156,6 +138,7 @@ class NodeDriver:
         try:
             self._connect(mail.launches)
             self._cancel()
+            self._stage()
             if mail.probe:
                 facts = self._look_at_node()
                 self._harvest.sharing = facts.sharing
@@ -182,11 +165,11 @@ class NodeDriver:
             cursor=self._safe_cursor(),
             owed=frozenset(self._cancels),
             complaint=self._complaint,
+            transfer=self._stager.progress or self._harvest.progress,
         )
 
-    def _add(self, launch: Launch) -> _Running:
-        files = [file for file in (launch.output_file, launch.error_file) if file is not None]
-        task = _Running(launch, self._harvest.output(files, launch.attempt))
+    def _add(self, launch: Launch) -> Running:
+        task = Running(launch, self._harvest.output(launch))
         self._tasks[task.key] = task
         return task
 
@@ -196,27 +179,36 @@ class NodeDriver:
         return min([*started, self._events.cursor], key=lambda cursor: cursor.offset)
 
     def release(self) -> None:
-        """Let go of what is under way to the client."""
+        """Let go of what is under way to the client, and to the node."""
+        self._stager.begin_anew()
         self._harvest.begin_anew([task.output for task in self._tasks.values()])
 
-    def clean_up(self, timeout: float) -> None:
-        """Remove the job's directory there, if the node can be reached just now."""
-        if self._foothold.clean_up(timeout):
-            self.was_prepared = False
+    def clean_up(self, timeout: float) -> str:
+        """Remove the job's directory there; where files are kept that nobody collected, or ""."""
+        if not self._foothold.is_ready:
+            return ""
+        try:
+            self._stager.clear_out(timeout)
+        except ConnectionFailedError:
+            return ""
+        is_gone, kept = self._foothold.clean_up(timeout)
+        self.was_prepared = not (is_gone or kept)
+        return kept
 
     def _connect(self, launches: Sequence[Launch]) -> None:
         if self._foothold.is_ready:
-            self._launch(launches)
+            self._send(launches)
             return
         was_prepared = self.was_prepared
         self._events.path, is_new = self._foothold.prepare()
         self.was_prepared = True
         self._alive_at = 0.0
+        self._stager.begin_anew()
         if any(task.was_asked for task in self._tasks.values()):
             self._read_events()
             if is_new and was_prepared:
                 self._lose_the_unheard()
-        self._launch([task.launch for task in self._tasks.values() if task.since is None])
+        self._send([task.launch for task in self._tasks.values() if task.since is None])
 
     def _lose_the_unheard(self) -> None:
         """The job's directory was removed: what was asked for may have started and even ended."""
@@ -225,6 +217,23 @@ class NodeDriver:
                 task.since = self._events.cursor
                 task.recorders.add(_NOBODY)
                 task.warnings.append(WARNINGS["gone"])
+
+    def _send(self, launches: Sequence[Launch]) -> None:
+        """Launch what needs nothing; the others are held until all they need is there."""
+        for launch in launches:
+            if launch.stage_in:
+                self._stager.hold(launch)
+        self._launch([launch for launch in launches if not launch.stage_in])
+
+    def _stage(self) -> None:
+        ready, failed = self._stager.advance()
+        self._launch(ready)
+        for launch, problem in failed:
+            task = self._tasks[launch.proc_id, launch.attempt]
+            if task.was_asked:  # by an earlier client, perhaps: nobody may start it now
+                self._cancels[task.key] = CancelOrder(*task.key, grace=0.0)
+            now = time.time() - self._clock_offset
+            self._over(task, TaskState.FAILED, None, self._here(now), problem)
 
     def _launch(self, launches: Sequence[Launch]) -> None:
         for first in range(0, len(launches), _BATCH):
@@ -243,7 +252,10 @@ class NodeDriver:
                 raise
 
     def _take_out_unsent(self) -> list[Launch]:
-        unsent = [task for task in self._tasks.values() if not task.was_asked]
+        held = self._stager.held
+        unsent = [
+            task for task in self._tasks.values() if not task.was_asked and task.key not in held
+        ]
         for task in unsent:
             del self._tasks[task.key]
         return [task.launch for task in unsent]
@@ -278,7 +290,7 @@ class NodeDriver:
                 self._reports.append(Began(*task.key, self._here(event.time)))
             task.recorders.add((event.pid, event.start_ticks))
         elif isinstance(event, Ended):
-            task.ended = event
+            task.note_end(event)
         elif isinstance(event, Warned):
             task.warnings.append(WARNINGS.get(event.word, event.word))
         elif isinstance(event, Cancelled):
@@ -287,7 +299,7 @@ class NodeDriver:
         else:
             self._refuse(task, event)
 
-    def _refuse(self, task: _Running, event: Refused) -> None:
+    def _refuse(self, task: Running, event: Refused) -> None:
         reason = REFUSALS.get(event.word, event.word).format(launch=task.launch)
         self._over(task, TaskState.FAILED, None, self._here(event.time), reason)
 
@@ -306,30 +318,24 @@ class NodeDriver:
             return
         home = self._harvest.bring_home([task.output for task in ended.values()])
         for output, progress in self._harvest.look_last(
-            [output for output in home if _has_output(ended[id(output)])]
+            [output for output in home if ended[id(output)].has_output]
         ):
             self._reports.append(Stepped(*ended[id(output)].key, progress))
         for output in home:
+            if output.results is not None:
+                self._stager.note_collected(output.results)
             self._end(ended[id(output)])
 
-    def _end(self, task: _Running) -> None:
-        if task.ended is None:
-            return
-        code: int | None = task.ended.exit_code
-        problems = list(task.output.problems)
-        state = _ENDINGS.get(task.ended.cause, TaskState.FAILED if code else TaskState.COMPLETED)
-        if state is TaskState.COMPLETED and task.output.is_lost:
-            state = TaskState.FAILED
-        if task.lost is not None:
-            state, code = task.lost, None
-            problems.insert(0, describe_loss(state, ends_at_logout=self._ends_at_logout))
-        problems[:0] = dict.fromkeys(task.warnings)
-        self._over(task, state, code, self._here(task.ended.time), "; ".join(problems))
+    def _end(self, task: Running) -> None:
+        if task.ended is not None:
+            state, code, reason = task.verdict(ends_at_logout=self._ends_at_logout)
+            self._over(task, state, code, self._here(task.ended.time), reason)
 
     def _look_for_the_dead(self) -> None:
         """Find tasks whose recorder is gone without a word: killed, or lost in a reboot."""
         now = time.monotonic()
-        running = [task for task in self._tasks.values() if not task.ended]
+        held = self._stager.held
+        running = [task for task in self._tasks.values() if not task.ended and task.key not in held]
         if not (running or self._complaint) or now - self._alive_at < _ALIVE_S:
             return
         self._alive_at = now
@@ -353,7 +359,7 @@ class NodeDriver:
             if task.key in self._tasks and task.ended is None:
                 self._give_up(task, rebooted=rebooted)
 
-    def _ask_again(self, unheard: Sequence[_Running], now: float) -> None:
+    def _ask_again(self, unheard: Sequence[Running], now: float) -> None:
         """Ask once more for what was sent and never heard of; in the end it is given up."""
         for task in unheard:
             if now - task.asked_at < _ALIVE_S:
@@ -370,7 +376,7 @@ class NodeDriver:
         if abs(offset - self._clock_offset) > _CLOCK_SET_S:
             self._clock_offset = offset
 
-    def _give_up(self, task: _Running, *, rebooted: bool) -> None:
+    def _give_up(self, task: Running, *, rebooted: bool) -> None:
         task.lost = TaskState.NODE_FAIL if rebooted else TaskState.FAILED
         if not rebooted:
             self._cancels[task.key] = CancelOrder(*task.key, grace=0.0)
@@ -378,10 +384,14 @@ class NodeDriver:
         task.ended = Ended(*task.key, 0, True, now, Cause.END)  # its output is brought home first
 
     def _over(
-        self, task: _Running, state: TaskState, exit_code: int | None, when: float, reason: str
+        self, task: Running, state: TaskState, exit_code: int | None, when: float, reason: str
     ) -> None:
-        del self._tasks[task.key]
+        self._forget(task.key)
         self._reports.append(Finished(*task.key, state, exit_code, when, reason))
+
+    def _forget(self, key: tuple[int, int]) -> None:
+        self._tasks.pop(key, None)
+        self._stager.drop(key)
 
     def _take_notices(self) -> None:
         for notice in self.node.take_notices():
@@ -397,14 +407,10 @@ class NodeDriver:
             return _ORDER_AGAIN_S
         if not self._tasks:
             return IDLE_LOOK_S
-        if self._harvest.busy:
+        if self._harvest.busy or self._stager.held:
             return 0.0
         now = time.monotonic()
         if moved:
             self._moved_at = now
         quiet = max(QUICK_S, _LAG * (now - self._moved_at))
         return min(quiet, self._poll_interval, IDLE_LOOK_S)
-
-
-def _has_output(task: _Running) -> bool:
-    return task.ended is not None and task.ended.has_output

@@ -1,4 +1,4 @@
-"""Bringing a task's output from its node to the client.
+"""Bringing a task's output, and its results, from its node to the client.
 
 Rules: a file is put together under a temporary name and renamed when it is whole, so nothing
 half-written is ever taken for an output. The two names may be one file after all, when the client
@@ -10,12 +10,14 @@ file, made by the client, was found missing on the node. What is no regular file
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from allot import paths
+from allot.model import Progress
 from allot.node import FileRead
 from allot.output import Reader
 
@@ -26,6 +28,31 @@ _log = logging.getLogger(__name__)
 _PIECE_BYTES = 32 * 1024
 _PIECES_A_ROUND = 64
 _MOST_OPEN = 32
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file on the node that is to come here.
+
+    Attributes:
+        path: Where it goes.
+        source: Where it lies on the node.
+        attempt: For a task's output: which try of it; what an earlier one wrote is kept. None for
+            a result, which takes its place.
+        mtime: Its last change, Unix seconds, for a result.
+        mode: Its permissions, for a result.
+    """
+
+    path: Path
+    source: str
+    attempt: int | None = None
+    mtime: int = 0
+    mode: int = 0o600
+
+    @property
+    def folders(self) -> tuple[Path, str]:
+        """Where it goes, and where it lies: both may be one directory after all."""
+        return self.path.parent, os.path.dirname(self.source)
 
 
 @dataclass(frozen=True)
@@ -46,18 +73,17 @@ class Fetched:
 class _Transfer:
     """One file on its way; its bytes are written as they come, and no descriptor is kept."""
 
-    def __init__(self, path: Path, job_id: str, attempt: int, size: int) -> None:
-        self.path = path
-        self.attempt = attempt
+    def __init__(self, wanted: Wanted, job_id: str, size: int) -> None:
+        self.wanted = wanted
         self.size = size
-        self.partial = paths.partial_file(path, job_id)
+        self.partial = paths.partial_file(wanted.path, job_id)
         self.offset = 0
         self.partial.write_bytes(b"")
 
     def reads(self, most: int) -> list[FileRead]:
         """The next pieces to ask for."""
         ends = range(self.offset, self.size, _PIECE_BYTES)[:most]
-        name = str(self.path)
+        name = self.wanted.source
         return [FileRead(name, at, min(_PIECE_BYTES, self.size - at)) for at in ends]
 
     def write(self, data: bytes) -> None:
@@ -67,8 +93,13 @@ class _Transfer:
         self.offset += len(data)
 
     def keep(self) -> None:
-        _make_way(self.path, self.attempt)
-        self.partial.replace(self.path)
+        wanted = self.wanted
+        if wanted.attempt is None:
+            self.partial.chmod(wanted.mode & 0o777 | 0o600)
+            os.utime(self.partial, (wanted.mtime, wanted.mtime))
+        else:
+            _make_way(wanted.path, wanted.attempt)
+        self.partial.replace(wanted.path)
 
     def drop(self) -> None:
         _remove(self.partial)
@@ -79,18 +110,25 @@ class Fetcher:
 
     def __init__(self, job_id: str) -> None:
         self._job_id = job_id
-        self._waiting: deque[tuple[Path, int]] = deque()
+        self._waiting: deque[Wanted] = deque()
         self._transfers: list[_Transfer] = []
-        self._same: dict[Path, bool] = {}
+        self._same: dict[tuple[Path, str], bool] = {}
 
     @property
     def busy(self) -> bool:
         """Whether a file is on its way."""
         return bool(self._waiting or self._transfers)
 
-    def add(self, files: Sequence[Path], attempt: int) -> None:
-        """Take on some files of a task that has ended; those of its earlier try are kept."""
-        self._waiting.extend((file, attempt) for file in files)
+    @property
+    def progress(self) -> Progress | None:
+        """How many bytes have come of the files that are under way, None where none are."""
+        total = sum(transfer.size for transfer in self._transfers)
+        done = sum(transfer.offset for transfer in self._transfers)
+        return Progress(done, total) if total else None
+
+    def add(self, files: Iterable[Wanted]) -> None:
+        """Take on some files of a task that has ended."""
+        self._waiting.extend(files)
 
     def advance(self, reader: Reader) -> list[Fetched]:
         """Go on with what is under way, and begin with what waits.
@@ -115,47 +153,48 @@ class Fetcher:
 
     def _begin(self, reader: Reader) -> list[Fetched]:
         count = min(len(self._waiting), _MOST_OPEN - len(self._transfers))
-        attempts = dict(self._waiting.popleft() for _ in range(count))
-        files = list(attempts)
-        settled = [Fetched(path) for path in files if _is_special(path)]
-        files = [path for path in files if not _is_special(path)]
+        files = [self._waiting.popleft() for _ in range(count)]
+        settled = [Fetched(one.path) for one in files if _is_special(one.path)]
+        files = [one for one in files if not _is_special(one.path)]
         settled += self._find_out_what_is_shared(reader, files)
-        settled += [Fetched(path) for path in files if self._same.get(path.parent)]
-        files = [path for path in files if self._same.get(path.parent) is False]
+        settled += [Fetched(one.path) for one in files if self._same.get(one.folders)]
+        files = [one for one in files if self._same.get(one.folders) is False]
         if not files:
             return settled
-        reader.forget([str(path) for path in files])  # a task may have replaced its output
-        for path, size in zip(files, reader.sizes([str(path) for path in files]), strict=True):
+        sources = [one.source for one in files]
+        reader.forget(sources)  # a task may have replaced its output
+        for one, size in zip(files, reader.sizes(sources), strict=True):
             if isinstance(size, OSError):
-                settled.append(_unread(path, attempts[path], size))
+                settled.append(_unread(one, size))
                 continue
             try:
-                self._transfers.append(_Transfer(path, self._job_id, attempts[path], size))
+                self._transfers.append(_Transfer(one, self._job_id, size))
             except OSError as error:
-                settled.append(_unwritten(path, error))
+                settled.append(_unwritten(one.path, error))
         return settled
 
-    def _find_out_what_is_shared(self, reader: Reader, files: Sequence[Path]) -> list[Fetched]:
-        tests = {path.parent: path for path in files if path.parent not in self._same}
-        partials: dict[Path, Path] = {}
+    def _find_out_what_is_shared(self, reader: Reader, files: Sequence[Wanted]) -> list[Fetched]:
+        tests = {one.folders: one.path for one in files if one.folders not in self._same}
+        partials: dict[tuple[Path, str], Path] = {}
         settled = []
-        for folder, path in tests.items():
+        for folders, path in tests.items():
             partial = paths.partial_file(path, self._job_id)
             try:
-                folder.mkdir(parents=True, exist_ok=True)
+                folders[0].mkdir(parents=True, exist_ok=True)
                 partial.touch()
             except OSError as error:
-                settled += [_unwritten(one, error) for one in files if one.parent == folder]
+                settled += [_unwritten(one.path, error) for one in files if one.folders == folders]
             else:
-                partials[folder] = partial
+                partials[folders] = partial
         if partials:
             try:
-                sizes = reader.sizes([str(partial) for partial in partials.values()])
+                seen = [f"{folders[1]}/{one.name}" for folders, one in partials.items()]
+                sizes = reader.sizes(seen)
             finally:
                 for partial in partials.values():
                     _remove(partial)
-            for folder, size in zip(partials, sizes, strict=True):
-                self._same[folder] = not isinstance(size, OSError)
+            for folders, size in zip(partials, sizes, strict=True):
+                self._same[folders] = not isinstance(size, OSError)
         return settled
 
     def _read_round(self, reader: Reader) -> list[Fetched]:
@@ -177,16 +216,18 @@ def _take(
     transfer: _Transfer, reads: Sequence[FileRead], pieces: Sequence[bytes | OSError]
 ) -> Fetched | None:
     """Add some pieces to a file; how it ended, or None while more is missing."""
-    path = transfer.path
+    path = transfer.wanted.path
     data = []
     is_cut = False
     for read, piece in zip(reads, pieces, strict=True):
         if isinstance(piece, OSError):
-            return _unread(path, transfer.attempt, piece)
+            return _unread(transfer.wanted, piece)
         data.append(piece)
         is_cut = len(piece) < read.length  # it became shorter: this is its end
         if is_cut:
             break
+    if is_cut and transfer.wanted.attempt is None:
+        return Fetched(path, f"{transfer.wanted.source} was changed while it was brought")
     try:
         transfer.write(b"".join(data))
         if not is_cut and transfer.offset < transfer.size:
@@ -222,15 +263,20 @@ def _make_way(path: Path, attempt: int) -> None:
         path.replace(earlier)
 
 
-def _unread(path: Path, attempt: int, error: OSError) -> Fetched:
+def _unread(wanted: Wanted, error: OSError) -> Fetched:
+    path = wanted.path
     if not isinstance(error, FileNotFoundError):
-        return Fetched(path, f"{path} cannot be read on the node: {error.strerror or error}")
+        why = error.strerror or error
+        return Fetched(path, f"{wanted.source} cannot be read on the node: {why}")
+    gone = f"{wanted.source} is not on the node any more"
+    if wanted.attempt is None:
+        return Fetched(path, gone)
     try:
-        _make_way(path, attempt)
+        _make_way(path, wanted.attempt)
         path.unlink(missing_ok=True)  # what an earlier run left is not this one's output
     except OSError as problem:
         return _unwritten(path, problem)
-    return Fetched(path, f"{path} is not on the node any more", is_missing=True)
+    return Fetched(path, gone, is_missing=True)
 
 
 def _unwritten(path: Path, error: OSError) -> Fetched:

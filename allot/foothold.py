@@ -131,16 +131,22 @@ class Foothold:
         failed = {tuple(line.split()[1:]) for line in reply.splitlines()}
         return {key: order for key, order in orders.items() if tuple(map(str, key)) in failed}
 
-    def clean_up(self, timeout: float) -> bool:
-        """Remove the job's directory, if the node can be reached just now; whether it is gone."""
+    def clean_up(self, timeout: float) -> tuple[bool, str]:
+        """Remove the job's directory, if the node can be reached just now.
+
+        Returns:
+            Whether it is gone; and where files are kept that nobody collected, or empty.
+        """
         if not (self._generation and self._node.is_connected):
-            return False
+            return False, ""
         request = script.clean_up_script(self._generation)
         try:
-            return self._node.request(request, timeout=timeout) == b"gone\n"
+            reply = self._node.request(request, timeout=timeout).decode("utf-8", "surrogateescape")
         except NodeError as error:
             _log.info("%s: the job's directory is left there: %s", self._node.name, error.reason)
-            return False
+            return False, ""
+        word, _, where = reply.removesuffix("\n").partition(" ")
+        return word == "gone", where if word == "kept" else ""
 
     def _superseded(self, generation: str) -> ConnectionFailedError:
         self._generation = 0

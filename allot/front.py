@@ -6,6 +6,8 @@ Rules: looks at whoever watches the job; changes nothing but what is on the scre
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import shlex
 import time
 from abc import abstractmethod
@@ -13,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+from allot import paths
 from allot.control import Control
 from allot.markers import without_markers
 from allot.model import JobSnapshot, NodeState, NodeStatus, Summary, TaskState, TaskStatus
@@ -28,6 +31,7 @@ _TAILS = 20
 _REPORT_TAILS = 200
 _TAIL_LINES = 10
 _TAIL_BYTES = 4096
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Front(Control):
@@ -50,6 +54,7 @@ class Front(Control):
         """
         super().__init__(settings.job_name)
         self._created = created
+        self._not_there = _missing(paths.state_directory(settings.output_dir))
         self._max_bars = settings.max_bars
         self._is_data = settings.command is not None
         self._was_told_what_is_left = False
@@ -95,7 +100,7 @@ class Front(Control):
                         f"{self._lost_nodes()}"
                     )
                 if board is not None:
-                    board.draw(self._snapshot())
+                    self._draw(board)
                 watched.wait_for(lambda one=watched: one.is_final, left)  # type: ignore[misc]
         except KeyboardInterrupt:
             self._detach(board)
@@ -154,6 +159,13 @@ class Front(Control):
     def _repr_html_(self) -> str:
         return job_html(self._snapshot(), time.time())
 
+    def _draw(self, board: Board) -> None:
+        try:
+            board.draw(self._snapshot())
+        except OSError as error:  # a job does not end for want of room for its progress
+            if error.errno not in _FULL:
+                raise
+
     def _snapshot(self) -> JobSnapshot:
         return JobSnapshot(self.job_name, tuple(self.tasks), tuple(self.nodes), self._elapsed())
 
@@ -175,10 +187,23 @@ class Front(Control):
         return f"; some wait for {', '.join(names)}: down(node) gives a node up"
 
     def _leave(self, error: BaseException | None) -> None:
-        """Close; a user who pressed Ctrl-C is told what goes on and how to come back."""
+        """Close; a user who pressed Ctrl-C is told what goes on and how to come back.
+
+        Of a job that never began not even its directories are left.
+        """
         if isinstance(error, KeyboardInterrupt) and not self._closed and self._watched:
             self._detach(None)
         self.close()
+        if self._post is None:
+            self._remove_what_was_made()
+
+    def _remove_what_was_made(self) -> None:
+        nonce = paths.nonce_file(self.output_dir, self.job_id)
+        with contextlib.suppress(OSError):  # somebody else's files, or never made
+            for answer in nonce.parent.glob(f"{nonce.name}-*"):  # of a node not waited for
+                answer.unlink(missing_ok=True)
+            for directory in self._not_there:
+                directory.rmdir()
 
     def _detach(self, board: Board | None) -> None:
         if board is not None:
@@ -198,25 +223,34 @@ class Front(Control):
             raise
 
     def _way_back(self) -> str:
-        load = f"Cluster.load({str(self.output_dir)!r}"
+        load = self._load_call()
         if not self._is_data:
-            return f"to come back: {load}, task_factory); to end them: {load}).cancel()"
-        where = shlex.quote(str(self.output_dir))
-        return (
-            f"to come back: allot attach {where}, or {load}); "
-            f"to end them: allot cancel {where}, or {load}).cancel()"
-        )
+            return f"to come back: {self._load_call('task_factory')}; to end them: {load}.cancel()"
+        attach, cancel = self.shell_line("attach"), self.shell_line("cancel")
+        return f"to come back: {attach}, or {load}; to end them: {cancel}, or {load}.cancel()"
+
+    def shell_line(self, command: str) -> str:
+        """What to type in a shell, such as ``allot attach out``, for a command on this job."""
+        name = ["--job-name", self.job_name] if self._has_company() else []
+        return shlex.join(["allot", command, str(self.output_dir), *name])
+
+    def _load_call(self, *words: str) -> str:
+        name = [f"job_name={self.job_name!r}"] if self._has_company() else []
+        return f"Cluster.load({', '.join([repr(str(self.output_dir)), *words, *name])})"
+
+    def _has_company(self) -> bool:
+        """Whether there are several jobs in the output directory."""
+        return len([*paths.state_directory(self.output_dir).glob("*.json")]) > 1
 
     def _tell_what_is_left(self, watched: Watched) -> None:
         if not watched.drives:
             return
         waiting = watched.count(TaskState.PENDING)
         if waiting and not self._was_told_what_is_left:
-            load = f"Cluster.load({str(self.output_dir)!r}, task_factory)"
-            attach = f"allot attach {shlex.quote(str(self.output_dir))}"
+            way = self.shell_line("attach") if self._is_data else self._load_call("task_factory")
             say(
                 f"{waiting} tasks of job {self.job_name} wait, and start when it is picked up: "
-                f"{attach if self._is_data else load}"
+                f"{way}"
             )
         if unheard := watched.unheard:
             say(
@@ -228,6 +262,11 @@ class Front(Control):
         if self._board is not None:
             self._board.close()
             self._board = None
+
+
+def _missing(directory: Path) -> list[Path]:
+    """What of a path is not there, the innermost directory first."""
+    return [one for one in (directory, *directory.parents) if not os.path.lexists(one)]
 
 
 def _tails(tasks: Sequence[TaskStatus], most: int) -> dict[int, str]:

@@ -11,12 +11,34 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 
-from allot.fetch import Fetched, Fetcher
+from allot import errands
+from allot.claims import Claims
+from allot.errors import ConnectionFailedError
+from allot.fetch import Fetched, Fetcher, Wanted
 from allot.model import Progress
 from allot.node import Node
 from allot.output import LocalReader, Reader, SftpReader, ShellReader, Watch, look, look_last
 from allot.patterns import make_parser
 from allot.probe import Sharing
+from allot.script import Launch
+from allot.staging import Found
+
+_LIST_S = 60.0
+
+
+@dataclass
+class Results:
+    """What one attempt of a task is to bring, beside its output.
+
+    Attributes:
+        launch: The attempt.
+        must_match: Whether each pattern must match something: it said that all went well.
+        found: What it left, once that was asked for.
+    """
+
+    launch: Launch
+    must_match: bool = False
+    found: tuple[Found, ...] = ()
 
 
 @dataclass
@@ -31,6 +53,7 @@ class Output:
         problems: What went wrong on the way home.
         is_lost: Something that lies on the node could not be brought home.
         to_fetch: What is still missing here, None before that was asked.
+        results: What else it is to bring, None where that is nothing.
     """
 
     files: tuple[Path, ...]
@@ -40,6 +63,7 @@ class Output:
     problems: list[str] = field(default_factory=list)
     is_lost: bool = False
     to_fetch: set[Path] | None = None
+    results: Results | None = None
 
     def __post_init__(self, progress_pattern: str) -> None:
         """Begin to watch the output file, or for bars the error file where there is one."""
@@ -59,10 +83,11 @@ class Harvest:
         self,
         node: Node,
         job_id: str,
+        claims: Claims,
         sharing: Sharing,
         shared_root: Path,
-        poll_interval: float,
         *,
+        poll_interval: float,
         progress_pattern: str = "allot",
     ) -> None:
         """Take over the outputs of a node.
@@ -70,6 +95,7 @@ class Harvest:
         Args:
             node: Its connection.
             job_id: The job.
+            claims: Which task brought which result.
             sharing: What the client sees of the node's files.
             shared_root: Below which directory it sees them.
             poll_interval: Seconds between two looks at an output.
@@ -80,6 +106,7 @@ class Harvest:
         self._shared_root = shared_root
         self._poll_interval = poll_interval
         self._progress_pattern = progress_pattern
+        self._claims = claims
         self._fetcher = Fetcher(job_id)
         self._owners: dict[Path, list[Output]] = {}  # several where it is /dev/null
 
@@ -87,6 +114,11 @@ class Harvest:
     def busy(self) -> bool:
         """Whether a file is on its way home."""
         return self._fetcher.busy
+
+    @property
+    def progress(self) -> Progress | None:
+        """How many bytes have come of the files that are on their way, None where none are."""
+        return self._fetcher.progress
 
     @property
     def node_reader(self) -> Reader:
@@ -106,9 +138,11 @@ class Harvest:
         is_here = self.sharing.fresh and file.is_relative_to(self._shared_root)
         return LocalReader() if is_here else self.node_reader
 
-    def output(self, files: Sequence[Path], attempt: int) -> Output:
+    def output(self, launch: Launch) -> Output:
         """What one attempt of a task will write: its output file, and its error file if any."""
-        return Output(tuple(files), attempt, self._progress_pattern)
+        files = [file for file in (launch.output_file, launch.error_file) if file is not None]
+        results = Results(launch) if launch.collect else None
+        return Output(tuple(files), launch.attempt, self._progress_pattern, results=results)
 
     def look(self, outputs: Sequence[Output]) -> Iterator[tuple[Output, Progress]]:
         """Look at those outputs whose time has come.
@@ -142,18 +176,74 @@ class Harvest:
         Returns:
             Those that are home now.
         """
-        here, there = self._parted(outputs, shared=self.sharing.shared)
-        for output in there:
-            if output.to_fetch is None:
-                output.to_fetch = set(output.files)
-                new = [file for file in output.to_fetch if file not in self._owners]
-                self._fetcher.add(new, output.attempt)
-                for file in output.to_fetch:
-                    self._owners.setdefault(file, []).append(output)
+        new = [output for output in outputs if output.to_fetch is None]
+        _, there = self._parted(new, shared=self.sharing.shared)
+        wanted = {id(output): _own_files(output) for output in there}
+        results = self._find_results([output for output in new if output.results is not None])
+        for output in new:
+            files = wanted.get(id(output), []) + results.get(id(output), [])
+            output.to_fetch = {file.path for file in files}
+            self._fetcher.add(file for file in files if file.path not in self._owners)
+            for file in files:
+                self._owners.setdefault(file.path, []).append(output)
         if self._fetcher.busy:
             for fetched in self._fetcher.advance(self.node_reader):
                 self._settle(fetched)
-        return here + [output for output in there if not output.to_fetch]
+        return [output for output in outputs if not output.to_fetch]
+
+    def _find_results(self, outputs: Sequence[Output]) -> dict[int, list[Wanted]]:
+        """What tasks that have ended are to bring, as it lies on the node now."""
+        asked = [(output, output.results) for output in outputs if output.results is not None]
+        if not asked:
+            return {}
+        places = [(one.launch.cwd or "~", one.launch.collect) for _, one in asked]
+        script = errands.collect_script(places)
+        answers = errands.parse_collected(self._node.request(script, timeout=_LIST_S))
+        if len(answers) != len(asked):
+            raise ConnectionFailedError(self._node.name, "garbled answer of its shell")
+        wanted: dict[int, list[Wanted]] = {}
+        for (output, results), answer in zip(asked, answers, strict=True):
+            patterns = results.launch.collect
+            problems = [f"collect: {problem}" for problem in answer.problems]
+            if results.must_match:
+                missing = patterns if not answer.root else [patterns[at] for at in answer.missing]
+                where = answer.root or results.launch.cwd
+                problems += [f"collect: nothing matches {one} in {where} there" for one in missing]
+            files, refusals = self._claim(results.launch, answer)
+            results.found = tuple(file for file, _ in files)
+            output.problems += problems + refusals
+            output.is_lost |= bool(problems or refusals)
+            wanted[id(output)] = [one for _, one in files]
+        return wanted
+
+    def _claim(
+        self, launch: Launch, answer: errands.Collected
+    ) -> tuple[list[tuple[Found, Wanted]], list[str]]:
+        """The results that may come to the client, and why others may not."""
+        files: list[tuple[Found, Wanted]] = []
+        refusals: list[str] = []
+        for file in answer.files:
+            path = (launch.collect_to or launch.output_file.parent) / file.name
+            source = f"{answer.root.rstrip('/')}/{file.name}"
+            try:
+                if not launch.may_replace and self._is_here(path, file):
+                    continue
+                path.parent.mkdir(parents=True, exist_ok=True)
+                refusal = self._claims.take(path, launch.proc_id, may_replace=launch.may_replace)
+            except OSError as error:
+                refusal = f"{path} cannot be written here: {error.strerror or error}"
+            if refusal:
+                refusals.append(f"collect: {refusal}")
+            else:
+                files.append((file, Wanted(path, source, None, file.mtime, file.mode)))
+        return files, refusals
+
+    def _is_here(self, path: Path, file: Found) -> bool:
+        """Whether the very same file is here: one that was staged in, or the same directory."""
+        if self._claims.owner(path) is not None or not path.is_file():
+            return False
+        said = path.stat()
+        return (said.st_size, int(said.st_mtime)) == (file.size, file.mtime)
 
     def _parted(
         self, outputs: Sequence[Output], *, shared: bool
@@ -182,6 +272,11 @@ class Harvest:
             if fetched.problem:
                 output.problems.append(fetched.problem)
                 output.is_lost |= not fetched.is_missing
+
+
+def _own_files(output: Output) -> list[Wanted]:
+    files = dict.fromkeys(output.files)  # both may be /dev/null
+    return [Wanted(file, str(file), output.attempt) for file in files]
 
 
 def _look(

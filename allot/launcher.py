@@ -16,7 +16,8 @@ from allot.lifecycle import Placement
 from allot.model import NodeTaskConfig, Params, Task
 from allot.script import Launch
 from allot.settings import Settings
-from allot.template import as_factory
+from allot.staging import patterns_of, sources_of
+from allot.template import as_factory, place_of
 
 _log = logging.getLogger(__name__)
 
@@ -147,15 +148,25 @@ class Launcher:
         task = _as_task(self._task_factory(config), config)
         settings = self._job.settings
         output_file = _absolute(task.output_file) or self._default_output(config.proc_id)
+        own, start = place_of(config), settings.stage_from or Path.cwd()
+        stage_in = sources_of([*settings.stage_in, *task.stage_in], start, own, params)
+        cwd = task.cwd or settings.cwd or (settings.shared_cwd if place.shares_files else None)
+        if cwd is None and stage_in:
+            cwd = paths.work_directory(self._job.job_id, place.node_name)
         launch = Launch(
             proc_id=config.proc_id,
             attempt=attempt,
             local_id=config.local_id,
             output_file=output_file,
             error_file=_absolute(task.error_file),
-            cwd=task.cwd or settings.cwd or (settings.shared_cwd if place.shares_files else None),
+            cwd=cwd,
             env=self._task_variables(config, place) | dict(task.env),
             script=script.task_script(task.cmds, setup=settings.setup),
+            stage_in=stage_in,
+            collect=patterns_of([*settings.collect, *task.collect], own, params),
+            collect_to=settings.collect_to
+            or paths.results_directory(settings.output_dir, config.proc_id),
+            may_replace=settings.collect_to is None,
         )
         # What cannot be quoted is refused here, not when it is sent.
         script.launch_script([launch], generation=0, until=0)

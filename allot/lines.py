@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from allot.forecast import Forecast, task_elapsed
-from allot.model import JobSnapshot, TaskState, TaskStatus, describe_end
-from allot.rows import node_troubles, status_line
+from allot.model import JobSnapshot, NodeStatus, TaskState, TaskStatus, describe_end
+from allot.rows import job_remaining
+from allot.statusline import node_troubles, status_line
 from allot.wording import clean, clock, percent
 
 _MOST_LINES = 50
@@ -70,7 +71,7 @@ class Reporter:
 
     def _job_lines(self, snapshot: JobSnapshot, now: float, *, last: bool) -> list[str]:
         if not self._live:
-            return [self._job_line(snapshot, now)]
+            return [self._job_line(snapshot, now, snapshot.nodes)]
         lines = []
         troubles = node_troubles(snapshot.nodes)
         if troubles != self._troubles:
@@ -81,7 +82,7 @@ class Reporter:
         if due or (last and ended != self._ended_told):
             self._parts_told = ended * _LIVE_PARTS // max(1, len(snapshot.tasks))
             self._ended_told = ended
-            lines.append(self._job_line(replace(snapshot, nodes=()), now))
+            lines.append(self._job_line(snapshot, now, ()))
         return lines
 
     def _task_line(self, task: TaskStatus, now: float) -> str:
@@ -97,11 +98,13 @@ class Reporter:
         left = self._forecast.remaining(task, now)
         return clean(line if left is None else f"{line}, {clock(left)} left")
 
-    def _job_line(self, snapshot: JobSnapshot, now: float) -> str:
+    def _job_line(self, snapshot: JobSnapshot, now: float, told: tuple[NodeStatus, ...]) -> str:
         ended = sum(task.state.is_final for task in snapshot.tasks)
-        counts = "".join(text for text, _ in status_line(snapshot, None, _UNLIMITED))
+        counts = "".join(
+            text for text, _ in status_line(replace(snapshot, nodes=told), None, _UNLIMITED)
+        )
         line = f"{snapshot.job_name}: {ended}/{len(snapshot.tasks)} done ({counts})"
-        left = self._forecast.job_remaining(snapshot.tasks, now)
+        left = job_remaining(snapshot, self._forecast, now)
         if ended < len(snapshot.tasks) and left is not None:
             line += f", about {clock(left)} left"
         return clean(line)

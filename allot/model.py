@@ -6,7 +6,7 @@ Times are Unix seconds on the client's clock; sizes are bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -115,6 +115,8 @@ class NodeStatus:
         node_id: 0-based among the nodes used, None for one that is not used.
         reason: Why it is not READY, in words; empty otherwise.
         health: What the last probe found, None where none got through.
+        transfer: How much of the files that are on their way there or back has arrived, in
+            bytes; None where nothing is.
     """
 
     name: str
@@ -122,6 +124,7 @@ class NodeStatus:
     node_id: int | None = None
     reason: str = ""
     health: NodeHealth | None = None
+    transfer: Progress | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,8 @@ class Task:
         env: Extra environment variables.
         cwd: Where it starts on the node; None means the login directory.
         error_file: Where stderr goes; None means into ``output_file``.
+        stage_in: Files and directories it needs on its node, beside those of all tasks.
+        collect: Patterns of its results, beside those of all tasks.
     """
 
     cmds: tuple[str, ...]
@@ -196,6 +201,8 @@ class Task:
     env: Mapping[str, str]
     cwd: str | None
     error_file: Path | None
+    stage_in: tuple[str, ...]
+    collect: tuple[str, ...]
 
     def __init__(
         self,
@@ -206,6 +213,8 @@ class Task:
         env: Mapping[str, str] | None = None,
         cwd: str | Path | None = None,
         error_file: str | Path | None = None,
+        stage_in: str | Path | Iterable[str | Path] = (),
+        collect: str | Iterable[str] = (),
     ) -> None:
         """Describe a task.
 
@@ -216,9 +225,14 @@ class Task:
             env: Extra environment variables; values are turned into text.
             cwd: Directory to start in, on the node.
             error_file: File for stderr, where it is to be apart from stdout.
+            stage_in: Files and directories of the client's that are put under the directory it
+                starts in, before it starts.
+            collect: Patterns of results, counted from that directory, that are brought to the
+                client before it is COMPLETED.
 
         Raises:
-            TaskConfigError: ``cmds`` is not text, or is empty; ``env`` is no mapping.
+            TaskConfigError: ``cmds`` is not text, or is empty; ``env`` is no mapping;
+                ``stage_in`` or ``collect`` is not text.
         """
         set_field = object.__setattr__
         set_field(self, "cmds", _as_commands(cmds))
@@ -230,6 +244,8 @@ class Task:
         set_field(self, "env", MappingProxyType(variables))
         set_field(self, "cwd", None if cwd is None else str(cwd))
         set_field(self, "error_file", None if error_file is None else Path(error_file))
+        set_field(self, "stage_in", _as_texts("stage_in", stage_in))
+        set_field(self, "collect", _as_texts("collect", collect))
 
 
 def _as_commands(cmds: object) -> tuple[str, ...]:
@@ -240,6 +256,16 @@ def _as_commands(cmds: object) -> tuple[str, ...]:
         if not isinstance(command, str):
             raise TaskConfigError(f"cmds must hold strings only, not {command!r}")
     return tuple(commands)
+
+
+def _as_texts(argument: str, value: object) -> tuple[str, ...]:
+    some = (value,) if isinstance(value, (str, Path)) else value
+    if not isinstance(some, Iterable) or isinstance(some, (bytes, Mapping)):
+        raise TaskConfigError(f"{argument} must be a path or several, not {value!r}")
+    texts = tuple(some)
+    if not all(isinstance(text, (str, Path)) for text in texts):
+        raise TaskConfigError(f"{argument} must hold paths only, not {value!r}")
+    return tuple(map(str, texts))
 
 
 @dataclass(frozen=True)

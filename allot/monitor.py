@@ -27,7 +27,7 @@ from allot.model import NodeStatus, TaskState, TaskStatus
 from allot.orders import Order
 from allot.output import Reader
 from allot.records import Changes, JobState
-from allot.seats import Seat
+from allot.seats import Seat, clean_up
 from allot.store import Store
 from allot.turns import Mail, Turn
 from allot.watched import Watched
@@ -149,8 +149,8 @@ class Monitor(Watched):
 
     def wait_until_heard(self, timeout: float) -> None:
         """See :class:`Watched`; what was placed has been sent then."""
-        every = list(self._foreman.seats.values())
-        seats = [seat for seat in every if seat.inbox or seat.under_way or seat.due is not None]
+        now, every = time.monotonic(), list(self._foreman.seats.values())
+        seats = [seat for seat in every if seat.inbox or seat.under_way or seat.is_due(now)]
         self.wait_for(lambda: all(seat.turns or not seat.is_reachable for seat in seats), timeout)
 
     def hold(self, timeout: float) -> None:
@@ -189,10 +189,7 @@ class Monitor(Watched):
             timeout,
         )
         seats = [seat for seat in every if not seat.orphans]
-        timeout = max(0.0, give_up - time.monotonic())
-        with contextlib.suppress(RuntimeError):  # the interpreter is on its way out
-            work = [self._pool.submit(seat.driver.clean_up, timeout) for seat in seats]
-            futures.wait(work, timeout)
+        clean_up(seats, self._pool, max(0.0, give_up - time.monotonic()))
 
     # What users order.
 

@@ -24,11 +24,11 @@ import paramiko
 from allot.errors import ConfigError, ConnectionFailedError, NodeError
 from allot.faults import HOST_ERRORS, translate
 from allot.gateway import Connection, Gateway
-from allot.sftp import FileRead, FileStat, PipelinedSFTP
+from allot.sftp import FileMove, FileRead, FileStat, FileWrite, PipelinedSFTP
 from allot.shell import KeptShell
 from allot.sshconfig import Login
 
-__all__ = ["FileRead", "FileStat", "Gateway", "Node"]
+__all__ = ["FileMove", "FileRead", "FileStat", "FileWrite", "Gateway", "Node"]
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -249,6 +249,28 @@ class Node:
             ConnectionFailedError: The connection broke, or nothing came for ``timeout`` seconds.
         """
         return self._with_sftp(lambda sftp: sftp.stat_files(paths))
+
+    def write_files(self, pieces: Sequence[FileWrite]) -> list[OSError | None]:
+        """Write pieces of files; all of one file's stand together.
+
+        Returns:
+            For each piece None, or why it was not written.
+
+        Raises:
+            ConnectionFailedError: The connection broke, or nothing came for ``timeout`` seconds.
+        """
+        return self._with_sftp(lambda sftp: sftp.write_files(pieces))
+
+    def move_files(self, moves: Sequence[FileMove]) -> list[OSError | None]:
+        """Put files into place that are whole.
+
+        Returns:
+            For each None, or why it is not there.
+
+        Raises:
+            ConnectionFailedError: The connection broke, or nothing came for ``timeout`` seconds.
+        """
+        return self._with_sftp(lambda sftp: sftp.move_files(moves))
 
     def forget_files(self, paths: Sequence[str]) -> None:
         """Close files that ``read_files`` kept open, so that the next read opens them anew.

@@ -80,6 +80,10 @@ __allot_clean_up() {
     ((tries++ < 20)) || return
     sleep 0.05
   done
+  if [[ -e $__allot_dir/work ]]; then
+    printf 'kept %s\n' "$__allot_dir/work"
+    return
+  fi
   rm -rf -- "$__allot_dir"
   rmdir -- "${__allot_dir%/*}"
   [[ -e $__allot_dir ]] || echo gone

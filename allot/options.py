@@ -24,7 +24,10 @@ from allot.units import as_bytes
 
 _RANGE = re.compile(r"(\d+)-(\d+)", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-_MOST_IN_RANGE = 1_000_000
+MOST_TASKS = 1_000_000
+"""More in one job are a slip of the pen."""
+
+_MOST_DIGITS = 18
 _NO_LIMIT = -1.0
 _PROBE = ("max_load", "min_free_memory", "max_gpu_utilization", "share_gpus", "hours", "min_idle")
 
@@ -65,6 +68,14 @@ def add_tasks(parser: argparse.ArgumentParser) -> None:
     place.add_argument("--wait-for-nodes", type=float, metavar="S")
     place.add_argument("--node-timeout", type=float, metavar="S")
     place.add_argument("--shared-fs", choices=("yes", "no"), help="do nodes share D (find out)")
+    files = parser.add_argument_group("files, where nodes do not share yours")
+    files.add_argument(
+        "--stage-in", action="append", metavar="PATH", help="to each node's DIR first; repeatable"
+    )
+    files.add_argument(
+        "--collect", action="append", metavar="PATTERN", help="results to D/<proc_id>/; repeatable"
+    )
+    files.add_argument("--collect-to", metavar="DIR", help="results to DIR instead")
     task = parser.add_argument_group("tasks")
     task.add_argument(
         "-t", "--time-limit", "--time", metavar="T", help="such as 90s, 30m, 1:30:00, 1-12:00:00"
@@ -107,7 +118,7 @@ def task_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "nnodes ntasks ntasks_per_node cpus_per_task gpus_per_task mem_per_task oversubscribe "
         "distribution wait_for_nodes node_timeout time_limit retries kill_on_bad_exit "
         "max_failures node_max_failures setup cwd login_shell nice poll_interval max_bars "
-        "progress_pattern"
+        "progress_pattern stage_in collect collect_to"
     )
     given = {name: getattr(options, name) for name in names.split()}
     found = {name: value for name, value in given.items() if _was_given(value)}
@@ -147,7 +158,10 @@ def params_of(options: argparse.Namespace) -> list[Params] | None:
     """
     if options.csv and not options.args_file:
         raise ConfigError("--csv says how --args-file is read: give that too")
-    combined = grid(**_lists(options.param or ()))
+    lists = _lists(options.param or ())
+    if (count := math.prod(map(len, lists.values()))) > MOST_TASKS:
+        raise ConfigError(f"--param: {count} combinations, at most {MOST_TASKS} tasks can be made")
+    combined = grid(**lists)
     if options.args_file is None:
         return list(combined) if options.param else None
     text = _read(options.args_file)
@@ -182,9 +196,10 @@ def _expand(param: str, value: str) -> list[str]:
     found = _RANGE.fullmatch(value)
     if found is None:
         return [value]
-    first, last = int(found[1]), int(found[2])
-    if not first <= last < first + _MOST_IN_RANGE:
-        raise ConfigError(f"--param {param!r}: {value} is no range of at most {_MOST_IN_RANGE}")
+    is_long = max(len(found[1]), len(found[2])) > _MOST_DIGITS
+    first, last = (0, -1) if is_long else (int(found[1]), int(found[2]))
+    if not first <= last < first + MOST_TASKS:
+        raise ConfigError(f"--param {param!r}: {value} is no range of at most {MOST_TASKS}")
     width = len(found[1]) if found[1].startswith("0") else 0
     return [str(number).zfill(width) for number in range(first, last + 1)]
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allot import paths
+from allot.claims import Claims
 from allot.driver import NodeDriver
 from allot.errors import ConfigError
 from allot.events import BEGINNING, Cursor
@@ -35,7 +36,9 @@ from allot.scheduler import Demand, nominal_slots, room_objection
 from allot.seats import Seat, Terms
 from allot.settings import Settings
 from allot.sshconfig import resolve
+from allot.stage import Stager
 from allot.store import Store
+from allot.tree import Trees
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Outfit:
         roster: Asks nodes.
         demand: What one task takes of a node.
         terms: On what terms nodes are used.
+        trees: What is staged in is made of.
         closing: Set once the connections are closed.
     """
 
@@ -83,7 +87,11 @@ class Outfit:
             settings.cpus_per_task or 1, settings.mem_per_task, settings.gpus_per_task
         )
         self.terms = Terms(charter.probe, self.demand, settings.oversubscribe)
+        self.trees = Trees([settings.output_dir])
         self.closing = threading.Event()
+        self._claims = Claims(
+            paths.claims_file(paths.state_file(settings.output_dir, settings.job_name))
+        )
         self._pool = pool
         self._gateway = Gateway()
         self.roster = Roster(
@@ -102,6 +110,17 @@ class Outfit:
         members = [one.member for one in self.candidates.values() if one.member is not None]
         told = {member.name: self._as_told(member.facts).sharing.shared for member in members}
         return {name: told[name] for name in self.used_names if name in told}
+
+    def check_files(self) -> None:
+        """See to it that all is here that is to be staged in, as far as it is known yet.
+
+        Raises:
+            ConfigError: Something is not, or cannot be read.
+        """
+        settings, params = self.charter.settings, self.charter.params
+        start = settings.stage_from
+        if start is not None:
+            self.trees.check(settings.stage_in, start, params or (None,) * (settings.ntasks or 1))
 
     def hang_up(self) -> None:
         """Close every connection, those in the making too."""
@@ -265,14 +284,16 @@ class Outfit:
         harvest = Harvest(
             node,
             self.charter.job_id,
+            self._claims,
             facts.sharing,
             root,
-            settings.poll_interval,
+            poll_interval=settings.poll_interval,
             progress_pattern=settings.progress_pattern,
         )
         return NodeDriver(
             node,
             harvest,
+            self._stager(node, place),
             facts,
             prelude=lambda generation: launcher.prelude(place, generation),
             mandate=mandate,
@@ -281,6 +302,11 @@ class Outfit:
             cursor=cursor,
             was_prepared=was_prepared,
         )
+
+    def _stager(self, node: Node, place: Place) -> Stager:
+        job_id = self.charter.job_id
+        work = paths.work_directory(job_id, place.node_name)
+        return Stager(node, self.trees, key=f"{job_id}-{place.node_id}", work=work)
 
     def _as_told(self, facts: NodeFacts) -> NodeFacts:
         told = self.charter.settings.shared_fs

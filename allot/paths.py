@@ -94,6 +94,11 @@ def answer_file(state_file: Path, key: str) -> Path:
     return state_file.with_name(f"{state_file.stem}.{key}.answer")
 
 
+def claims_file(state_file: Path) -> Path:
+    """Which task brought which result."""
+    return state_file.with_name(f"{state_file.stem}.collected")
+
+
 def temporary_file(file: Path, key: str) -> Path:
     """Where a file is written before it is renamed."""
     return file.with_name(f"{file.name}.{key}.tmp")
@@ -117,6 +122,23 @@ def nonce_answer(nonce: Path, node_id: int) -> Path:
 def default_output(output_dir: Path, proc_id: int) -> Path:
     """The output file of a task that names none."""
     return output_dir / f"{proc_id}.out"
+
+
+def unfinished(path: str, key: str) -> str:
+    """Where a file is put together on a node before it is renamed to ``path``."""
+    folder, _, name = path.rpartition("/")
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return f"{folder}/.{digest}.{key}.part"
+
+
+def work_directory(job_id: str, node_name: str) -> str:
+    """Where tasks start whose files are staged in, unless they are told where."""
+    return f"~/{node_directory(job_id, node_name)}/work"
+
+
+def results_directory(output_dir: Path, proc_id: int) -> Path:
+    """Where what a task's ``collect`` brings is put."""
+    return output_dir / str(proc_id)
 
 
 def partial_file(path: Path, job_id: str) -> Path:

@@ -8,12 +8,14 @@ a move that was broken off is taken up again.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from allot import paths
+from allot.claims import as_claim, read_claims
 from allot.errors import ConfigError, JobExistsError
 from allot.lease import Holder, Lease, Vigil, claim
 from allot.model import Params, TaskState
@@ -149,6 +151,48 @@ def claim_new(state_file: Path, job_id: str, previous: JobState | None) -> Lease
     return lease
 
 
+def settle(state_file: Path, *, cancel: Callable[[], None] | None, resume: bool) -> JobState | None:
+    """The earlier job of a name, once it is over and may be put away.
+
+    Args:
+        state_file: Where its state lies.
+        cancel: Cancels its tasks, where the user said so.
+        resume: Whether what waits there may be taken over, if nothing runs.
+
+    Raises:
+        JobExistsError: It is not over.
+        StateFileError: It cannot be read.
+    """
+    previous = find_previous(state_file)
+    if previous is None or is_over(previous):
+        return previous
+    if cancel is not None:
+        cancel()
+        return find_previous(state_file)
+    if resume and not runs(previous) and not driven_by(state_file):
+        return previous
+    raise refuse(previous, state_file)
+
+
+def take_over(
+    state_file: Path, job_id: str, previous: JobState | None, kept: Mapping[int, TaskRecord]
+) -> Lease:
+    """Become the one that drives a new job, and put the earlier one away.
+
+    Raises:
+        JobExistsError: Another client was quicker.
+        ConfigError: The lease cannot be written, or something cannot be moved.
+    """
+    lease = claim_new(state_file, job_id, previous)
+    try:
+        if previous is not None:
+            put_away(previous, state_file, kept)
+    except BaseException:
+        lease.release()
+        raise
+    return lease
+
+
 def put_away(state: JobState, state_file: Path, kept: Mapping[int, TaskRecord]) -> None:
     """Move a job that is over, outputs and all, out of the way of one of the same name.
 
@@ -168,6 +212,7 @@ def put_away(state: JobState, state_file: Path, kept: Mapping[int, TaskRecord]) 
         for proc_id, task in enumerate(state.tasks):
             if not _stays(task, kept.get(proc_id)):
                 tasks[proc_id] = _move(task, output_dir, archive)
+        _move_results(tasks, output_dir, archive, state_file, kept)
         moved = write_snapshot(replace(state, tasks=tuple(tasks)), Head(put_away=True))
         write_whole(archive / state_file.name, moved, "moved")
     except OSError as error:
@@ -175,6 +220,32 @@ def put_away(state: JobState, state_file: Path, kept: Mapping[int, TaskRecord]) 
             f"the earlier job {state.job.job_id} cannot be moved to {archive}: "
             f"{error.strerror or error}"
         ) from error
+
+
+def _move_results(
+    tasks: Sequence[TaskRecord],
+    output_dir: Path,
+    archive: Path,
+    state_file: Path,
+    kept: Mapping[int, TaskRecord],
+) -> None:
+    """Move what was collected beside the outputs; what went elsewhere is the user's now."""
+    record = paths.claims_file(state_file)
+    stays: list[bytes] = []
+    for path, proc_id in read_claims(record).items():
+        if proc_id < len(tasks) and _stays(tasks[proc_id], kept.get(proc_id)):
+            stays.append(as_claim(path, proc_id))
+        elif path.is_relative_to(paths.results_directory(output_dir, proc_id)) and path.is_file():
+            target = archive / path.relative_to(output_dir)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+            for folder in path.relative_to(output_dir).parents[:-1]:
+                with contextlib.suppress(OSError):  # something of the user's is in it
+                    (output_dir / folder).rmdir()
+    if record.exists():
+        whole = paths.temporary_file(record, state_file.stem)
+        whole.write_bytes(b"".join(stays))
+        whole.replace(record)
 
 
 def _stays(task: TaskRecord, kept: TaskRecord | None) -> bool:

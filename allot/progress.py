@@ -23,10 +23,11 @@ from tqdm import tqdm
 
 from allot.forecast import Forecast
 from allot.lines import Reporter
-from allot.model import JobSnapshot
-from allot.rows import Columns, Page, Row, Tone, seat_tasks, status_line
+from allot.model import JobSnapshot, TaskState
+from allot.rows import Columns, Page, Row, seat_tasks
 from allot.screen import Screen
-from allot.wording import cut, display_width
+from allot.statusline import Tone, lost_nodes, status_line
+from allot.wording import display_width, shorten
 
 if TYPE_CHECKING:
     _Tqdm = tqdm[Any]
@@ -118,17 +119,29 @@ class PlainBoard:
 
     def draw(self, snapshot: JobSnapshot) -> None:
         """Write what changed."""
-        self._print(self._reporter.report(snapshot, time.time()))
+        self._tell(snapshot)
 
     def close(self, snapshot: JobSnapshot | None = None) -> None:
         """Write what changed, and how the job stands."""
         if not self._closed and snapshot is not None:
-            self._print(self._reporter.report(snapshot, time.time(), last=True))
+            self._tell(snapshot, last=True)
         self._closed = True
 
-    def _print(self, lines: list[str]) -> None:
-        if lines:
+    def _tell(self, snapshot: JobSnapshot, *, last: bool = False) -> None:
+        lines = self._reporter.report(snapshot, time.time(), last=last)
+        if not lines:
+            return
+        try:
             print("\n".join(lines), file=self._stream, flush=True)
+        except BrokenPipeError:  # such as: allot run … | head
+            self._closed = True
+            running = sum(task.state is TaskState.RUNNING for task in snapshot.tasks)
+            if running:
+                say(
+                    "nobody reads on where the job was shown; "
+                    f"{running} tasks of job {snapshot.job_name} go on"
+                )
+            raise
 
 
 class TerminalBoard:
@@ -164,6 +177,8 @@ class TerminalBoard:
             return
         self._closed = True
         if snapshot is not None:
+            # What stays on the screen is read as a list: nothing moves there any more.
+            self._seats = tuple(sorted(seat for seat in self._seats if seat is not None))
             self._show(snapshot)
         self._screen.leave()
         for bar in self._bars:
@@ -188,7 +203,7 @@ class TerminalBoard:
         width = max(1, columns - 1)
         room = max(0, lines - _LINES_BESIDE_ROWS)
         room = room if self._max_bars is None else min(room, self._max_bars)
-        self._seats = seat_tasks(self._seats, snapshot.tasks, room)
+        self._seats = seat_tasks(self._seats, snapshot.tasks, room, lost_nodes(snapshot))
         self._forecast.observe(snapshot.tasks, now)
         page = Page(snapshot, self._forecast, self._columns, width=width, now=now)
         rows = page.rows(self._seats)
@@ -209,8 +224,9 @@ class TerminalBoard:
 
     def _line(self, bar: _Bar, row: Row, width: int) -> str:
         if row.fraction is None:
-            head = row.head if row.tone != "dim" else self._paint(row.head, "dim")
-            text = cut(row.tail, width - display_width(row.head))
+            head = shorten(row.head, width)
+            text = shorten(row.tail, width - display_width(head))
+            head = head if row.tone != "dim" else self._paint(head, "dim")
             return f"{head}{self._paint(text, row.tone)}"
         tail = self._paint(row.tail, row.tone if row.tone in ("bad", "warn") else "plain")
         return bar.line(row, f"|{tail}", width, _BAR_COLOURS.get(row.tone), self._coloured)
@@ -337,7 +353,7 @@ class NotebookBoard:
         self._drawn_at = time.monotonic()
         if self._box is None:
             self._box = import_module("ipywidgets").VBox()
-        self._seats = seat_tasks(self._seats, snapshot.tasks, self._max_bars)
+        self._seats = seat_tasks(self._seats, snapshot.tasks, self._max_bars, lost_nodes(snapshot))
         self._forecast.observe(snapshot.tasks, now)
         page = Page(snapshot, self._forecast, self._columns, width=_NOTEBOOK_WIDTH, now=now)
         status = "".join(text for text, _ in status_line(snapshot, self._seats, _NOTEBOOK_WIDTH))

@@ -18,7 +18,7 @@ from itertools import groupby
 
 from allot.lanes import COLOURS, Bar, Lane, extent, lanes_of, ticks
 from allot.model import NodeStatus, Params, Summary, TaskState, TaskStatus
-from allot.rows import FAILURES
+from allot.statusline import FAILURES
 from allot.wording import clock, percent
 
 _MOST_SLOWEST = 20

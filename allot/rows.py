@@ -7,40 +7,16 @@ trembles. Foreign text (names, reasons) never brings a control character along.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 from allot.forecast import Forecast, task_elapsed
-from allot.model import JobSnapshot, NodeState, NodeStatus, TaskState, TaskStatus
-from allot.wording import clean, clock, cut, display_width, pad, percent, speed
+from allot.model import JobSnapshot, NodeState, Progress, TaskState, TaskStatus
+from allot.statusline import FAILURES, TONES, Tone, lost_nodes, short_names
+from allot.wording import amount, clean, clock, display_width, pad, percent, speed
 
-Tone: TypeAlias = Literal["plain", "good", "bad", "warn", "dim"]
-Segment: TypeAlias = tuple[str, Tone]
-
-FAILURES = (TaskState.FAILED, TaskState.TIMEOUT, TaskState.NODE_FAIL)
 _UNENDED = frozenset((TaskState.PENDING, TaskState.RUNNING))
 
-_TONES: Mapping[TaskState, Tone] = {
-    TaskState.PENDING: "dim",
-    TaskState.RUNNING: "plain",
-    TaskState.COMPLETED: "good",
-    TaskState.FAILED: "bad",
-    TaskState.TIMEOUT: "bad",
-    TaskState.CANCELLED: "warn",
-    TaskState.NODE_FAIL: "bad",
-}
-_COUNT_WORDS = (
-    (TaskState.FAILED, "failed"),
-    (TaskState.TIMEOUT, "timed out"),
-    (TaskState.NODE_FAIL, "lost with their node"),
-    (TaskState.RUNNING, "running"),
-    (TaskState.PENDING, "waiting"),
-    (TaskState.CANCELLED, "cancelled"),
-    (TaskState.COMPLETED, "completed"),
-)
-_TROUBLED = (NodeState.UNREACHABLE, NodeState.BUSY, NodeState.DRAINED)
 _LEAST_BAR = (10, 10, 5)  # by detail
 _WIDTH_TO_ALIGN_JOB = 60
 _MOST_JOB_NAME = 20
@@ -65,18 +41,23 @@ class Row:
 
 
 def seat_tasks(
-    held: Sequence[int | None], tasks: Sequence[TaskStatus], seats: int
+    held: Sequence[int | None],
+    tasks: Sequence[TaskStatus],
+    seats: int,
+    lost: Collection[str] = (),
 ) -> tuple[int | None, ...]:
     """Say which task has which row.
 
     Where all tasks fit each has its own row for good. Else running and failed tasks have the
-    rows (failures at most a third of them while running tasks could fill the rest), and a task
-    that completed keeps its row until another wants it.
+    rows, and a task that completed keeps its row until another wants it. While tasks that run
+    could fill the rest, failures have at most a third of the rows, and what they leave of it is
+    for tasks on nodes out of reach: a row where nothing moves must not hide one that does.
 
     Args:
         held: The rows as they were: positions in ``tasks``, None for an empty row.
         tasks: Every task.
         seats: How many rows there are now.
+        lost: Names of the nodes out of reach.
 
     Returns:
         The rows as they are now, at most ``seats`` of them; those at the end may be missing.
@@ -85,17 +66,25 @@ def seat_tasks(
         return tuple(range(len(tasks)))
     rows = list(held[:seats]) + [None] * (seats - len(held))
     sitting = {seat for seat in rows if seat is not None}
-    running = [seat for seat, task in enumerate(tasks) if task.state is TaskState.RUNNING]
-    failed = [seat for seat, task in enumerate(tasks) if task.state in FAILURES]
+    running: list[int] = []
+    stranded: list[int] = []
+    failed: list[int] = []
+    for seat, task in enumerate(tasks):
+        if task.state is TaskState.RUNNING:
+            (stranded if task.node_name in lost else running).append(seat)
+        elif task.state in FAILURES:
+            failed.append(seat)
     room = max(seats // 3, seats - len(running))
-    first = [seat for seat in failed if seat in sitting][:room]
-    first += [seat for seat in reversed(failed) if seat not in sitting][: room - len(first)]
+    first = [seat for seat in failed if seat in sitting]
+    first += [seat for seat in reversed(failed) if seat not in sitting]
+    first += sorted(stranded, key=lambda seat: seat not in sitting)
+    first = first[:room]
     wanted = {*running, *first}
     seekers = [seat for seat in (*first, *running) if seat not in sitting]
     # An empty row goes first, then one whose task completed, a failed task's last.
     to_give = [at for at, seat in enumerate(rows) if seat not in wanted]
-    failures = set(failed)
-    to_give.sort(key=lambda at: (rows[at] is not None, rows[at] in failures))
+    last, next_to_last = set(failed), set(stranded)
+    to_give.sort(key=lambda at: (rows[at] is not None, rows[at] in last, rows[at] in next_to_last))
     for at, seat in zip(to_give, seekers, strict=False):
         rows[at] = seat
     while rows and rows[-1] is None:
@@ -150,10 +139,11 @@ class Page:
         self._width = width
         self._now = now
         self._names = short_names(node.name for node in snapshot.nodes)
-        self._lost = {n.name for n in snapshot.nodes if n.state is NodeState.UNREACHABLE}
+        self._lost = lost_nodes(snapshot)
+        self._transfers = {node.name: node.transfer for node in snapshot.nodes if node.transfer}
         self._ended_count = sum(task.state not in _UNENDED for task in snapshot.tasks)
         self._ended = self._ended_count == len(snapshot.tasks)
-        remaining = None if self._ended else forecast.job_remaining(snapshot.tasks, now)
+        remaining = None if self._ended else job_remaining(snapshot, forecast, now)
         self._left = "?" if remaining is None else clock(remaining)
 
     def rows(self, seats: Sequence[int | None]) -> list[Row]:
@@ -189,7 +179,7 @@ class Page:
 
     def _detail(self, shown: Sequence[TaskStatus | None], room: int) -> tuple[int, int]:
         """The most that can be said beside a bar in ``room`` columns, and how wide that is."""
-        measured = [task for task in shown if task and task.progress]
+        measured = [task for task in shown if task and self._measure(task)]
         for detail in (_FULL, _NO_RATE, _SHORT):
             tails = [self._tail(task, detail) for task in measured]
             needed = max(map(display_width, [*tails, self._job_tail(detail)]))
@@ -199,12 +189,19 @@ class Page:
         return _BARE, 0
 
     def _task_row(self, task: TaskStatus, head: str, detail: int, tail_width: int) -> Row:
-        tone: Tone = "warn" if self._is_lost(task) else _TONES[task.state]
-        if task.progress is None or detail == _BARE:
+        tone: Tone = "warn" if self._is_lost(task) else TONES[task.state]
+        measure = self._measure(task)
+        if measure is None or detail == _BARE:
             return Row(head, None, self._words(task, detail), tone)
-        fraction = task.progress.fraction
+        fraction = measure.fraction
         tail = pad(self._tail(task, detail), tail_width)
         return Row(f"{head}{percent(fraction)}|", fraction, tail, tone)
+
+    def _measure(self, task: TaskStatus) -> Progress | None:
+        """What its bar shows: its progress, or how far the files have come that it waits for."""
+        waits = task.state is TaskState.RUNNING and task.started_at is None
+        awaited = self._transfers.get(task.node_name or "") if waits else None
+        return task.progress or awaited
 
     def _job_row(self, head: str, detail: int, tail_width: int) -> Row:
         tasks = self._snapshot.tasks
@@ -229,6 +226,9 @@ class Page:
         return f" {done}" if detail == _BARE or self._ended else f" {self._left} left"
 
     def _tail(self, task: TaskStatus, detail: int) -> str:
+        if task.progress is None and (files := self._measure(task)) is not None:
+            done = f" {amount(files.step)}/{amount(files.total)}"
+            return done if detail == _SHORT else f"{done} of its files"
         elapsed = clock(task_elapsed(task, self._now) or 0.0)
         step, total = (task.progress.step, task.progress.total) if task.progress else (0, 0)
         count = f"{step}/{total}".rjust(self._columns.fit("count", 2 * len(str(total)) + 1))
@@ -265,6 +265,16 @@ class Page:
         return task.state is TaskState.RUNNING and task.node_name in self._lost
 
 
+def job_remaining(snapshot: JobSnapshot, forecast: Forecast, now: float) -> float | None:
+    """Seconds until the last task may have ended; None while it is not known.
+
+    Nobody knows when a node out of reach comes back, so while one holds a task it is None.
+    """
+    lost = lost_nodes(snapshot)
+    held = (task.state is TaskState.RUNNING and task.node_name in lost for task in snapshot.tasks)
+    return None if any(held) else forecast.job_remaining(snapshot.tasks, now)
+
+
 def _part_done(tasks: Sequence[TaskStatus], ended: int) -> float:
     """How much of the job is done, the running tasks' parts included; never quite all of it."""
     parts = sum(
@@ -273,89 +283,3 @@ def _part_done(tasks: Sequence[TaskStatus], ended: int) -> float:
         if task.state is TaskState.RUNNING and task.progress is not None
     )
     return min(0.999, (ended + parts) / len(tasks))
-
-
-def status_line(
-    snapshot: JobSnapshot, seats: Sequence[int | None] | None, width: int
-) -> list[Segment]:
-    """The line of counts, and of the nodes that do not do what they should.
-
-    Args:
-        snapshot: The job.
-        seats: Which tasks have a row, to say how many running ones have none; None: no rows.
-        width: Columns it may fill; nodes are named as long as they fit, else counted.
-    """
-    counts = dict.fromkeys(TaskState, 0)
-    for task in snapshot.tasks:
-        counts[task.state] += 1
-    seated = {seat for seat in seats or () if seat is not None}
-    hidden = 0
-    if seats is not None:
-        hidden = counts[TaskState.RUNNING] - sum(
-            snapshot.tasks[seat].state is TaskState.RUNNING for seat in seated
-        )
-    full = _counts(counts, hidden)
-    brief = _counts({state: counts[state] for state in (*FAILURES, TaskState.RUNNING)}, 0)
-    for segments, troubles in itertools.product((full, brief), _troubles(snapshot.nodes)):
-        line = [*segments, (" · ", "dim"), (troubles, "warn")] if troubles else segments
-        if _segments_width(line) <= width:
-            return line
-    return cut_segments(line, width)
-
-
-def _counts(counts: Mapping[TaskState, int], hidden: int) -> list[Segment]:
-    segments: list[Segment] = []
-    for state, word in _COUNT_WORDS:
-        if counts.get(state):
-            tone: Tone = _TONES[state] if state in (*FAILURES, TaskState.CANCELLED) else "plain"
-            more = f" ({hidden} not shown)" if state is TaskState.RUNNING and hidden else ""
-            comma = ", " if segments else ""
-            segments.append((f"{comma}{counts[state]} {word}{more}", tone))
-    return segments
-
-
-def node_troubles(nodes: Sequence[NodeStatus]) -> str:
-    """The nodes that are not in use though they should be, with reasons; empty if all is well."""
-    return _troubles(nodes)[0]
-
-
-def _troubles(nodes: Sequence[NodeStatus]) -> tuple[str, ...]:
-    """The same in ever fewer words."""
-    troubled = [node for node in nodes if node.state in _TROUBLED]
-    if not troubled:
-        return ("",)
-    names = short_names(node.name for node in nodes)
-    named = [f"{names[node.name]} {node.state}" for node in troubled]
-    reasons = [f" ({clean(node.reason)})" if node.reason else "" for node in troubled]
-    word = "node" if len(troubled) == 1 else "nodes"
-    numbers = (sum(node.state is state for node in troubled) for state in _TROUBLED)
-    by_state = [f"{n} {state}" for n, state in zip(numbers, _TROUBLED, strict=True) if n]
-    return (
-        ", ".join(name + reason for name, reason in zip(named, reasons, strict=True)),
-        ", ".join(named),
-        f"{word}: {', '.join(by_state)}",
-        f"{len(troubled)} {word} amiss",
-    )
-
-
-def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Node names without their domains, where that leaves no two alike."""
-    full = list(names)
-    short = [name if name[:1].isdigit() or ":" in name else name.partition(".")[0] for name in full]
-    kept = short if len(set(short)) == len(set(full)) else full
-    return {name: clean(text) for name, text in zip(full, kept, strict=True)}
-
-
-def cut_segments(segments: Sequence[Segment], width: int) -> list[Segment]:
-    """As much of segments wider than ``width`` as fits, ended with ``…``."""
-    kept: list[Segment] = []
-    room = width - 1
-    for text, tone in segments:
-        part = cut(text, room)
-        kept.append((part, tone))
-        room = room - display_width(part) if part == text else 0
-    return [*(segment for segment in kept if segment[0]), ("…", "dim")]
-
-
-def _segments_width(segments: Sequence[Segment]) -> int:
-    return sum(display_width(text) for text, _ in segments)

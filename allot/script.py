@@ -21,6 +21,7 @@ from types import MappingProxyType
 
 from allot import nodedir, reaper
 from allot.errors import TaskConfigError
+from allot.staging import Source
 
 LIMIT_GRACE_S = 10.0
 """Seconds between TERM and KILL where a task's time limit is over."""
@@ -107,6 +108,10 @@ class Launch:
         cwd: Where it starts on the node, None for the login directory.
         env: Its own variables, beside those of the node.
         script: What its Bash runs.
+        stage_in: What must be below ``cwd`` before it starts.
+        collect: Patterns of the results that are brought to the client from there.
+        collect_to: Where they go on the client.
+        may_replace: Whether what lies there is the task's own, and may be replaced.
     """
 
     proc_id: int
@@ -117,6 +122,10 @@ class Launch:
     cwd: str | None
     env: Mapping[str, str]
     script: str
+    stage_in: tuple[Source, ...] = ()
+    collect: tuple[str, ...] = ()
+    collect_to: Path | None = None
+    may_replace: bool = True
 
 
 def launch_script(launches: Iterable[Launch], *, generation: int, until: int) -> str:
@@ -184,7 +193,8 @@ def clean_up_script(generation: int) -> str:
     """Remove a node's job directory, unless a later client has it; needs :func:`prelude`.
 
     Returns:
-        Bash that prints ``gone`` if it is.
+        Bash that prints ``gone`` if it is, or ``kept <directory>`` where files are left in it that
+        nobody collected.
     """
     return f"! __allot_may {generation} > /dev/null || __allot_clean_up"
 

@@ -5,9 +5,12 @@ Rules: changed by the monitor's thread only; decides by the scheduler's rules.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Sequence
+from concurrent import futures
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 
 from allot.driver import IDLE_LOOK_S, NodeDriver
@@ -15,7 +18,9 @@ from allot.errors import NodeError
 from allot.events import BEGINNING, Cursor
 from allot.launcher import Place
 from allot.model import NodeSpec, NodeState, NodeStatus
+from allot.nodedir import KEPT_DAYS
 from allot.probe import NodeFacts, NodeProbe
+from allot.progress import say
 from allot.records import NodeRecord
 from allot.scheduler import Demand, NodeSlots, slots_now
 from allot.script import CancelOrder, Launch
@@ -23,6 +28,7 @@ from allot.turns import Mail, Turn
 
 _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 30.0
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -164,11 +170,13 @@ class Seat:
         if turn.error is not None:
             self._broken_turns += 1
             self.due = now + _retry_delay(self._broken_turns)
+            self.status = replace(self.status, transfer=None)
             self._note_break(turn.error)
             return
         self._broken_turns = 0
         self._unreachable = ""
         self._complaint = turn.complaint
+        self.status = replace(self.status, transfer=turn.transfer)
         self._heard_at = now
         for key in self._told:
             if key not in turn.owed:
@@ -274,6 +282,27 @@ class Seat:
             if reason or state is NodeState.READY:
                 self.status = replace(self.status, state=state, reason=reason)
                 return
+
+
+def clean_up(seats: Sequence[Seat], pool: Executor, timeout: float) -> None:
+    """Remove a job's directory on its nodes, and say where something is kept.
+
+    Args:
+        seats: The nodes.
+        pool: Where that is done.
+        timeout: Seconds it may take.
+    """
+    with contextlib.suppress(RuntimeError):  # the interpreter is on its way out
+        work = {pool.submit(seat.driver.clean_up, timeout): seat for seat in seats}
+        done, _ = futures.wait(work, timeout)
+        kept = {work[one].place.node_name: where for one in done if (where := one.result())}
+        if kept:
+            first = min(kept)
+            say(
+                f"files that were not collected are kept for {KEPT_DAYS} days on "
+                f"{', '.join(sorted(kept)[:_MOST_NAMED])}{', …' if len(kept) > _MOST_NAMED else ''}"
+                f" (on {first} in {kept[first]})"
+            )
 
 
 def _retry_delay(broken_turns: int) -> float:

@@ -14,6 +14,7 @@ from pathlib import Path
 from allot.errors import ConfigError
 from allot.patterns import check_pattern
 from allot.scheduler import Distribution
+from allot.staging import as_pattern, as_source
 
 _MOST_NAME_BYTES = 200
 
@@ -60,6 +61,10 @@ class Settings:
     max_bars: int | None = None
     command: str | None = None
     progress_pattern: str = "allot"
+    stage_in: tuple[str, ...] = ()
+    stage_from: Path | None = None
+    collect: tuple[str, ...] = ()
+    collect_to: Path | None = None
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -99,7 +104,16 @@ class Settings:
                 f"{self.node_timeout!r}"
             )
         check_pattern(self.progress_pattern)
+        self._check_files()
         self._check_torch()
+
+    def _check_files(self) -> None:
+        for text in self.stage_in:
+            as_source(text, Path("/"))
+        for text in self.collect:
+            as_pattern(text)
+        if self.collect_to is not None and not self.collect:
+            raise ConfigError("collect_to says where results go: name them in collect")
 
     def _check_torch(self) -> None:
         if "torch" not in self.export:
@@ -156,8 +170,8 @@ def as_distribution(value: object) -> Distribution:
         raise ConfigError(f'distribution must be "block" or "cyclic", not {value!r}') from None
 
 
-def as_lines(argument: str, value: object) -> tuple[str, ...]:
-    """An argument that is one string or several.
+def as_lines(argument: str, value: object, *, paths: bool = False) -> tuple[str, ...]:
+    """An argument that is one string or several; ``paths`` may stand among them.
 
     Raises:
         ConfigError: It is neither.
@@ -165,10 +179,20 @@ def as_lines(argument: str, value: object) -> tuple[str, ...]:
     lines = (value,) if isinstance(value, str) else value
     if not isinstance(lines, Iterable) or isinstance(lines, (bytes, Mapping)):
         raise ConfigError(f"{argument} must be a string or several strings, not {value!r}")
-    lines = tuple(lines)
+    lines = tuple(str(line) if paths and isinstance(line, Path) else line for line in lines)
     if not all(isinstance(line, str) for line in lines):
         raise ConfigError(f"{argument} must hold strings only, not {value!r}")
     return lines
+
+
+def as_texts(argument: str, value: object) -> tuple[str, ...]:
+    """An argument that is one path or several; a leading ``~`` is the client's.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    lines = as_lines(argument, str(value) if isinstance(value, Path) else value, paths=True)
+    return tuple(os.path.expanduser(line) for line in lines)
 
 
 def as_variables(

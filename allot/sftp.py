@@ -21,11 +21,13 @@ from dataclasses import dataclass
 
 import paramiko
 
-_OPEN, _CLOSE, _READ, _STAT = 3, 4, 5, 17
+_OPEN, _CLOSE, _READ, _WRITE, _SETSTAT, _STAT, _EXTENDED = 3, 4, 5, 6, 9, 17, 200
 _STATUS, _HANDLE, _DATA, _ATTRS = 101, 102, 103, 105
-_STATUS_EOF = 1
+_STATUS_OK, _STATUS_EOF = 0, 1
 _ERRNO = {2: errno.ENOENT, 3: errno.EACCES, 8: errno.EOPNOTSUPP}
-_FLAG_READ = 1
+_FLAG_READ, _FLAG_WRITE, _FLAG_CREATE, _FLAG_TRUNCATE = 1, 2, 8, 16
+# OpenSSH's "PROTOCOL", section 4.3: a rename that replaces what is there, as rename(2) does.
+_POSIX_RENAME = b"posix-rename@openssh.com"
 _ATTR_SIZE, _ATTR_OWNER, _ATTR_MODE, _ATTR_TIMES = 1, 2, 4, 8
 
 # So many requests wait for an answer at most: their answers must find room in the channel's
@@ -54,6 +56,38 @@ class FileRead:
     offset: int
     length: int
     keep_open: bool = True
+
+
+@dataclass(frozen=True)
+class FileWrite:
+    """A piece of a file to write, at most 32 KiB; the one at offset 0 begins the file anew.
+
+    Attributes:
+        path: The file.
+        offset: Bytes from its beginning.
+        data: What goes there.
+    """
+
+    path: str
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class FileMove:
+    """A file that is whole and goes to its place, replacing what is there.
+
+    Attributes:
+        part: Where it is.
+        path: Where it goes.
+        mtime: Its last change, Unix seconds.
+        mode: Its permissions.
+    """
+
+    part: str
+    path: str
+    mtime: int
+    mode: int
 
 
 @dataclass(frozen=True)
@@ -193,6 +227,77 @@ class PipelinedSFTP(paramiko.SFTPClient):
             for path, reply in zip(paths, self._exchange(requests), strict=True)
         ]
 
+    def write_files(self, pieces: Sequence[FileWrite]) -> list[OSError | None]:
+        """Write pieces of files; all of one file's stand together.
+
+        Returns:
+            For each piece None, or why it was not written.
+
+        Raises:
+            EOFError, TimeoutError, OSError, paramiko.SFTPError: The session broke.
+        """
+        begun = {piece.path: piece.offset for piece in reversed(pieces)}
+        flags = {False: _FLAG_WRITE, True: _FLAG_WRITE | _FLAG_CREATE | _FLAG_TRUNCATE}
+        private = struct.pack(">II", _ATTR_MODE, 0o600)
+        requests = [
+            (_OPEN, _string(os.fsencode(path)) + struct.pack(">I", flags[offset == 0]) + private)
+            for path, offset in begun.items()
+        ]
+        handles = {
+            path: reply.text() if reply.type == _HANDLE else reply.error(path)
+            for path, reply in zip(begun, self._exchange(requests), strict=True)
+        }
+        requests = [
+            (_WRITE, _string(handle) + struct.pack(">Q", piece.offset) + _string(piece.data))
+            for piece in pieces
+            if isinstance(handle := handles[piece.path], bytes)
+        ]
+        for opened in handles.values():
+            self._close_later(opened)
+        replies = iter(self._exchange(requests))
+        return [
+            handle if isinstance(handle, OSError) else _refusal(next(replies), piece.path)
+            for piece in pieces
+            for handle in [handles[piece.path]]
+        ]
+
+    def move_files(self, moves: Sequence[FileMove]) -> list[OSError | None]:
+        """Put files into place that are whole.
+
+        Returns:
+            For each None, or why it is not there.
+
+        Raises:
+            EOFError, TimeoutError, OSError, paramiko.SFTPError: The session broke.
+        """
+        kind = _ATTR_MODE | _ATTR_TIMES
+        requests = [
+            (
+                _SETSTAT,
+                _string(os.fsencode(move.part))
+                + struct.pack(">IIII", kind, move.mode & 0o777, move.mtime, move.mtime),
+            )
+            for move in moves
+        ]
+        refusals = [
+            _refusal(reply, move.path)
+            for reply, move in zip(self._exchange(requests), moves, strict=True)
+        ]
+        requests = [
+            (
+                _EXTENDED,
+                b"".join(
+                    map(_string, (_POSIX_RENAME, os.fsencode(move.part), os.fsencode(move.path)))
+                ),
+            )
+            for move in moves
+        ]
+        renamed = self._exchange(requests)
+        return [
+            refusal or _refusal(reply, move.path)
+            for refusal, reply, move in zip(refusals, renamed, moves, strict=True)
+        ]
+
     def _exchange(self, requests: Sequence[tuple[int, bytes]]) -> list[_Reply]:
         """Send requests and collect their answers, in the order of the requests."""
         if not requests:
@@ -256,6 +361,12 @@ def _replies(channel: paramiko.Channel) -> Iterator[tuple[int, _Reply]]:
         if not data:
             raise EOFError("the SFTP session ended")
         buffer += data
+
+
+def _refusal(reply: _Reply, path: str) -> OSError | None:
+    """Why something was not done; None if it was."""
+    is_done = reply.type == _STATUS and struct.unpack_from(">I", reply.body) == (_STATUS_OK,)
+    return None if is_done else reply.error(path)
 
 
 def _string(value: bytes) -> bytes:

@@ -44,9 +44,11 @@ _BEFORE_WORD = " \t\n;&|"
 _BACKTICKS = re.compile(r"`(?:[^`\\]|\\.)*`?", re.S)
 _COMMENT = re.compile(r"#[^\n]*")
 _HERE_WORD = re.compile(r"<<-?[ \t]*[^ \t\n]*")
-# Bash expands the word behind ">&" a second time, unless it is the number of a file.
+# Bash expands the word behind ">&" a second time, unless it is the number of a file; of a plain
+# name that makes the same.
 _COPIED_TO = re.compile(
-    r"[<>]&(?!(?:[ \t]|\\\n)*(?:[0-9]+-?|-|\$\w+|\$\{\w+(?:\[\w+\])?\})(?:[\s;&|()<>]|\Z))"
+    r"[<>]&(?!(?:[ \t]|\\\n)*(?:[\w./+-]+|\$\w+|\$\{\w+(?:\[\w+\])?\})(?:[ \t\n;&|()<>]|\Z))",
+    re.ASCII,
 )
 
 # Arithmetic, piece by piece, as far as it could not be read as commands with other quotes.
@@ -62,13 +64,21 @@ _ODD = {
     Place.PLAIN: re.compile(rf"{_ODD_IN_QUOTES}|\$\$['\"]"),
 }
 _CONTINUED = re.compile(r"\\\n(?![ \t\n])")
-_CASE = re.compile(r"case\b")
+_CASE = re.compile(r"\bcase\b")
 
-# Where Bash calculates with a text though it is quoted: "[[ x -eq y ]]", and subscripts.
+# Where Bash calculates with a text though it is quoted: "[[ x -eq y ]]", subscripts, and the
+# words of some commands of its own. "\s" would be more than Bash's blanks.
 _TEST = re.compile(r"\[\[(?=[\s(\\])")
-_TEST_END = re.compile(r"(?<=\s)\]\](?=[\s;&|)]|\Z)")
+_TEST_END = re.compile(r"(?<=[ \t\n])\]\](?=[ \t\n;&|)]|\Z)")
 _CALCULATES = re.compile(r"-(?:eq|ne|lt|le|gt|ge|v|R)\b")
-_NAME_SIGN = re.compile(r"\w", re.ASCII)
+_SUBSCRIPT = re.compile(r"(?<=[\w\"'`)}])\[|(?<=\$[@*])\[", re.ASCII)
+_DECLARING = r"(?:declare|typeset|local|export|readonly)"
+_BUILTIN = re.compile(rf"(?<![\w./-])(?:let|\[|test|printf|{_DECLARING})\s")
+_BUILTIN_CALCULATES = re.compile(
+    rf"let|(?:\[|test|printf)\s(?:.*\s)?-v\s|{_DECLARING}.*\s-\w*[aAin]", re.S
+)
+_DECLARES = ("declare", "typeset", "local")  # names, which may have a subscript
+_END_OF_COMMAND = re.compile(r"(?<![<>&])[;&|\n](?!>)")
 
 
 def places(line: str) -> list[Place | None]:
@@ -78,24 +88,27 @@ def places(line: str) -> list[Place | None]:
         As many as the line has characters; None for one that a backslash takes its meaning.
     """
     found: list[Place | None] = [Place.PLAIN] * len(line)
-    for start, end, place in _pieces(line):
+    depths = [0] * len(line)
+    for start, end, place, depth in _pieces(line):
         found[start:end] = [place] * (end - start)
+        depths[start:end] = [depth] * (end - start)
     copies = (one.start() for one in _COPIED_TO.finditer(line))
     copied_from = next((at for at in copies if found[at] is Place.PLAIN), len(line))
     found[copied_from:] = [Place.UNSURE] * (len(line) - copied_from)
-    for at in [*_in_tests(line, found), *_in_subscripts(line, found)]:
+    for at in [*_calculated(line, found, depths)]:
         if found[at] is Place.PLAIN:
             found[at] = Place.ARITHMETIC
     return found
 
 
-def _pieces(line: str) -> Iterator[tuple[int, int, Place | None]]:
+def _pieces(line: str) -> Iterator[tuple[int, int, Place | None, int]]:
+    """The pieces of a line: where each begins and ends, what it is, and how deep it is nested."""
     stack: list[str] = []
     at, word_until, heredoc_from = 0, 0, len(line)
     is_fresh = True  # here a word, or a comment, could begin
     while at < len(line):
         if at >= heredoc_from or _is_odd(stack, line, at, is_fresh):
-            yield at, len(line), Place.HEREDOC if at >= heredoc_from else Place.UNSURE
+            yield at, len(line), Place.HEREDOC if at >= heredoc_from else Place.UNSURE, 0
             return
         within = _place(stack)
         if line.startswith("<<", at) and _top(stack) is Place.PLAIN:
@@ -108,7 +121,8 @@ def _pieces(line: str) -> Iterator[tuple[int, int, Place | None]]:
             place: Place | None = within
         else:
             step, place = _step(stack, line, at, is_fresh)
-        yield at, at + step, Place.HEREDOC if place is within and at < word_until else place
+        is_here_word = place is within and at < word_until
+        yield at, at + step, Place.HEREDOC if is_here_word else place, len(stack)
         if not (line.startswith("\\\n", at) and place is None):
             is_fresh = line[at] in _BEFORE_WORD and place is not None
         at += step
@@ -202,12 +216,41 @@ def _sum_length(stack: list[str], line: str, at: int) -> int:
     return end + 1 - at
 
 
-def _in_tests(line: str, found: list[Place | None]) -> Iterator[int]:
+def _calculated(line: str, found: list[Place | None], depths: list[int]) -> Iterator[int]:
     for start in _TEST.finditer(line):
-        ends = (one.end() for one in _TEST_END.finditer(line, start.end()))
-        end = next((end for end in ends if found[end - 1] is Place.PLAIN), len(line))
+        end = _end_of_test(line, start.start(), found, depths)
         if _CALCULATES.search(line, start.end(), end):
             yield from range(start.start(), end)
+    yield from _in_builtins(line, found, depths)
+    yield from _in_subscripts(line, found)
+
+
+def _end_of_test(line: str, start: int, found: list[Place | None], depths: list[int]) -> int:
+    for one in _TEST_END.finditer(line, start):
+        at = one.start()
+        if _is_at_depth(at, start, found, depths):
+            # The ")" of a pattern in it was taken for an end.
+            return len(line) if _CASE.search(line, start, at) else one.end()
+    return len(line)
+
+
+def _in_builtins(line: str, found: list[Place | None], depths: list[int]) -> Iterator[int]:
+    for word in _BUILTIN.finditer(line):
+        start, end = word.start(), word.end()
+        if found[start] is not Place.PLAIN:
+            continue
+        while end < len(line) and depths[end] >= depths[start]:
+            if _END_OF_COMMAND.match(line, end) and _is_at_depth(end, start, found, depths):
+                break
+            end += 1
+        if _BUILTIN_CALCULATES.match(line, start, end):
+            yield from range(start, end)
+        elif word[0].startswith(_DECLARES):
+            yield from (at for at in range(start, end) if line[at - 1] in " \t\n")
+
+
+def _is_at_depth(at: int, start: int, found: list[Place | None], depths: list[int]) -> bool:
+    return found[at] is Place.PLAIN and depths[at] == depths[start]
 
 
 def _in_subscripts(line: str, found: list[Place | None]) -> Iterator[int]:
@@ -225,4 +268,4 @@ def _in_subscripts(line: str, found: list[Place | None]) -> Iterator[int]:
 
 def _is_subscript(line: str, at: int) -> bool:
     """Whether a bracket comes behind a name, or could be an element of an array's list."""
-    return bool(_NAME_SIGN.match(line[at - 1 : at])) or ("=(" in line[:at])
+    return bool(_SUBSCRIPT.match(line, at)) or "=(" in line[:at]

@@ -171,13 +171,26 @@ class Template:
 
     def preview(self, proc_id: int, params: Params) -> str:
         """The line as far as it is known before a task has its place."""
-        return self.fill({"proc_id": proc_id} | _values(params))
+        return self.fill({"proc_id": proc_id} | values_of(params))
 
     def line(self, config: NodeTaskConfig) -> str:
         """The line for a task in its place."""
-        return self.fill(
-            {name: getattr(config, name) for name in _OF_TASK} | _values(config.params)
-        )
+        return self.fill(place_of(config) | values_of(config.params))
+
+
+def place_of(config: NodeTaskConfig) -> dict[str, Scalar]:
+    """What placeholders stand for, as far as a task's place says it."""
+    return {name: getattr(config, name) for name in _OF_TASK}
+
+
+def names_in(text: str) -> list[str]:
+    """The placeholders in a text that a task's place fills."""
+    return [name for name in _PLACEHOLDER.findall(text) if name in _OF_TASK]
+
+
+def fill_text(text: str, values: Mapping[str, object]) -> str:
+    """A path or the like with its placeholders filled, as they are; what has no value stays."""
+    return _PLACEHOLDER.sub(lambda found: str(values.get(found[1], found[0])), text)
 
 
 def as_factory(command: object, params: Sequence[Params] | None) -> Callable[[NodeTaskConfig], str]:
@@ -221,7 +234,7 @@ def _as_word(word: str) -> str:
     # What is no placeholder of the job's is left in braces, which mean nothing to Bash there.
     pieces = [
         piece if _PLACEHOLDER.fullmatch(piece) else shlex.quote(piece) if piece else ""
-        for piece in re.split(rf"({_PLACEHOLDER.pattern.replace('(', '(?:', 1)})", word)
+        for piece in re.split(rf"(?<!\$)({_PLACEHOLDER.pattern.replace('(', '(?:', 1)})", word)
     ]
     return "".join(pieces) or "''"
 
@@ -236,7 +249,8 @@ def _names(params: Params) -> tuple[str, ...]:
     return tuple(params) if isinstance(params, Mapping) else _OF_LINE
 
 
-def _values(params: Params) -> dict[str, Scalar]:
+def values_of(params: Params) -> dict[str, Scalar]:
+    """What placeholders stand for, as far as a task's parameters say it."""
     if params is None:
         return {}
     if isinstance(params, Mapping):

@@ -85,6 +85,7 @@ class Turn:
         cursor: How far its event file need not be read again, None where that is not known.
         owed: Orders that it could not write down, by task and attempt; they are given again.
         complaint: Why it should be given nothing new for now, or empty.
+        transfer: How many bytes have arrived of those on their way there or back, if any.
     """
 
     reports: Sequence[Report]
@@ -95,3 +96,4 @@ class Turn:
     cursor: Cursor | None = None
     owed: frozenset[tuple[int, int]] = frozenset()
     complaint: str = ""
+    transfer: Progress | None = None

@@ -40,6 +40,11 @@ def _number(value: float) -> str:
     return f"{text}{unit}".rjust(4)
 
 
+def amount(size: int) -> str:
+    """Bytes in three digits: 820B, 2.6GB."""
+    return f"{_number(size).strip()}B"
+
+
 def percent(fraction: float) -> str:
     """Four columns; cut, not rounded: 100 % means all of it."""
     return f"{int(fraction * 100):>3}%"
@@ -79,3 +84,8 @@ def cut(text: str, width: int) -> str:
         if kept > width:
             return text[:position]
     return text
+
+
+def shorten(text: str, width: int) -> str:
+    """``text``, ended with ``…`` where it does not fit into ``width`` columns."""
+    return text if display_width(text) <= width else cut(f"{cut(text, width - 1)}…", width)

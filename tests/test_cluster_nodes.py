@@ -229,3 +229,13 @@ def test_a_home_that_cannot_be_written_is_no_node(sshd_nodes: NodesFactory, tmp_
     (nodes.home / ".allot").write_text("a file in the way")
     with pytest.raises(Exception, match="home directory"):
         run(nodes, tmp_path, steps, probe=NodeProbe(max_load_per_cpu=None))
+
+
+def test_making_a_cluster_does_not_wait_for_nodes_without_a_task(
+    five_nodes: SshdNodes, tmp_path: Path
+) -> None:
+    """With fewer tasks than nodes it returns as soon as what was placed runs."""
+    with run(five_nodes, tmp_path, lambda _: "sleep 10", ntasks=1) as cluster:
+        assert cluster.tasks[0].state is TaskState.RUNNING
+        cluster.cancel(grace=0)
+        assert cluster.wait(60, progress=False).counts[TaskState.CANCELLED] == 1

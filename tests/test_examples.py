@@ -33,6 +33,11 @@ def test_a_queue_with_gpus(example: Example) -> None:
     ]
 
 
+def test_files_there_and_back(example: Example) -> None:
+    """The most frequent word of each text, counted on the nodes."""
+    assert example("files.py") == ["one.txt: 3 rose", "two.txt: 2 the", "three.txt: 2 one"]
+
+
 def test_a_torch_rendezvous(example: Example) -> None:
     """The tasks of all nodes have one address, and each its own rank."""
     lines = [line for line in example("rendezvous.py") if "RANK=" in line]

@@ -13,9 +13,14 @@ from pathlib import Path
 import pytest
 
 from allot.errors import ConnectionFailedError
-from allot.fetch import Fetched, Fetcher
+from allot.fetch import Fetched, Fetcher, Wanted
 from allot.node import FileRead
 from allot.output import Data, LocalReader
+
+
+def outputs(files: list[Path], attempt: int) -> list[Wanted]:
+    """Outputs of a task, which lie under the same names on its node."""
+    return [Wanted(file, str(file), attempt) for file in files]
 
 
 class NodeReader:
@@ -61,7 +66,7 @@ def there(tmp_path: Path) -> NodeReader:
 def fetch(there: NodeReader, *names: str) -> dict[str, Fetched]:
     """Fetch files until all are settled; nothing half-written is left."""
     fetcher = Fetcher("job")
-    fetcher.add([there.client / name for name in names], 0)
+    fetcher.add(outputs([there.client / name for name in names], 0))
     settled: list[Fetched] = []
     for _ in range(1000):
         if not fetcher.busy:
@@ -104,7 +109,7 @@ def test_a_large_file_lets_others_have_their_turn(there: NodeReader) -> None:
     """One call brings a part of it; until the whole is here nothing bears its name."""
     (there.node / "large").write_bytes(os.urandom(5_000_000))
     fetcher = Fetcher("job")
-    fetcher.add([there.client / "large"], 0)
+    fetcher.add(outputs([there.client / "large"], 0))
     assert fetcher.advance(there) == []
     assert fetcher.busy
     assert not (there.client / "large").exists()
@@ -128,7 +133,7 @@ def test_without_descriptors_the_loss_is_told(there: NodeReader) -> None:
     for name in ("a", "b"):
         (there.node / name).write_bytes(b"precious")
     fetcher = Fetcher("job")
-    fetcher.add([there.client / "a", there.client / "b"], 0)
+    fetcher.add(outputs([there.client / "a", there.client / "b"], 0))
     with few_descriptors(spare=0):
         settled = fetcher.advance(there)
     assert ["Too many open files" in one.problem for one in settled] == [True, True]
@@ -222,7 +227,7 @@ def test_devices_are_left_as_they_are(there: NodeReader) -> None:
     (there.client / "0.out").symlink_to("/dev/null")
     (there.node / "0.out").write_bytes(b"content")
     fetcher = Fetcher("job")
-    fetcher.add([Path("/dev/null"), there.client / "0.out"], 0)
+    fetcher.add(outputs([Path("/dev/null"), there.client / "0.out"], 0))
     assert [one.problem for one in fetcher.advance(there)] == ["", ""]
     assert not fetcher.busy
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
@@ -238,12 +243,12 @@ def test_a_break_leaves_no_temporary_file(there: NodeReader) -> None:
 
     fetcher = Fetcher("job")
     there.before_sizes = snap
-    fetcher.add([there.client / "0.out"], 0)
+    fetcher.add(outputs([there.client / "0.out"], 0))
     with pytest.raises(ConnectionFailedError):
         fetcher.advance(there)
     assert no_parts(there)
     there.before_sizes = lambda: None
-    fetcher.add([there.client / "0.out"], 0)
+    fetcher.add(outputs([there.client / "0.out"], 0))
     fetcher.advance(there)
     there.before_read = snap
     with pytest.raises(ConnectionFailedError):
@@ -275,7 +280,7 @@ def test_a_fetch_whose_end_nobody_heard_of_is_done_again(there: NodeReader) -> N
     (there.node / "0.out").write_bytes(b"attempt 1")
     for _ in range(2):
         fetcher = Fetcher("job")
-        fetcher.add([file], 1)
+        fetcher.add(outputs([file], 1))
         assert fetcher.advance(there) == [Fetched(file)]
     assert file.read_bytes() == b"attempt 1"
     assert (there.client / "0.out.0").read_bytes() == b"attempt 0"

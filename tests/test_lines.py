@@ -69,6 +69,18 @@ def test_nodes_in_trouble_are_told_once() -> None:
     assert reporter.report(job(TaskStatus(0)), 0.0) == ["[01:01] all nodes are well again"]
 
 
+def test_no_end_is_promised_while_a_node_is_lost() -> None:
+    """The job's line leaves its end out as long as a node out of reach holds a task."""
+    for state, end in ((NodeState.READY, "), about 01:39 left"), (NodeState.UNREACHABLE, ")")):
+        reporter, node = Reporter(live=True), replace(NODE, state=state)
+        for step in range(2):
+            running = task(0, R, step)
+            reporter.report(job(running, TaskStatus(1), node=node), float(step))
+        ended = replace(running, proc_id=1, state=TaskState.CANCELLED)
+        lines = reporter.report(job(running, ended, node=node), 1.0)
+        assert lines[-1] == f"[01:01] sweep: 1/2 done (1 running, 1 cancelled{end}"
+
+
 def test_a_task_that_never_started() -> None:
     """A cancelled task that was never launched has no duration."""
     cancelled = TaskStatus(0, TaskState.CANCELLED)

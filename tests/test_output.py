@@ -13,6 +13,7 @@ from conftest import NodesFactory
 from nodes import connected
 from sshd import NeedsRootError, SshdNodes
 
+from allot.claims import Claims
 from allot.errors import ConnectionFailedError
 from allot.harvest import Harvest
 from allot.model import Progress
@@ -31,6 +32,7 @@ from allot.output import (
 )
 from allot.patterns import MOST_LINE_BYTES, make_parser
 from allot.probe import Sharing
+from allot.script import Launch
 
 Look: TypeAlias = Callable[[Reader, Sequence[Watch]], list[tuple[Watch, Progress]]]
 
@@ -272,8 +274,10 @@ def test_a_harvest_reads_outputs_by_its_pattern(
     files[0].write_bytes(marker(1) + b"3/40\n")
     files[1].write_bytes(marker(2) + telling("tqdm", 12))
     sharing = Sharing(True, True)
-    harvest = Harvest(cast(Any, None), "job", sharing, tmp_path, 1.0, **options)
-    output = harvest.output(files, 0)
+    claims = Claims(tmp_path / "claims")
+    none = cast(Any, None)
+    harvest = Harvest(none, "job", claims, sharing, tmp_path, poll_interval=1.0, **options)
+    output = harvest.output(Launch(0, 0, 0, files[0], files[1], None, {}, "true"))
     assert output.files == tuple(files)
     assert [progress for _, progress in harvest.look([output])] == [expected]
 

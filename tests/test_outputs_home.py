@@ -25,6 +25,7 @@ from sshd import SshdNode, SshdNodes
 from test_cluster import run
 
 from allot import Cluster, NodeState, NodeTaskConfig, Progress, Task, TaskState
+from allot.claims import Claims
 from allot.driver import NodeDriver
 from allot.errors import ConnectionFailedError
 from allot.events import Started, parse_events
@@ -33,6 +34,8 @@ from allot.model import NodeHealth
 from allot.node import FileRead
 from allot.probe import NodeFacts, Sharing
 from allot.script import Launch
+from allot.stage import Stager
+from allot.tree import Trees
 from allot.turns import Began, Finished, Mail
 
 S = 60.0
@@ -458,7 +461,8 @@ def driven(node: WordNode, clock_offset: float = 0.0) -> Iterator[NodeDriver]:
     facts = NodeFacts(health, home_writable=True, sharing=sharing, clock_offset=clock_offset)
     driver = NodeDriver(
         some,
-        Harvest(some, "job", sharing, Path("/"), 1.0),
+        Harvest(some, "job", Claims(Path("claims")), sharing, Path("/"), poll_interval=1.0),
+        Stager(some, Trees([]), key="job-0", work="work"),
         facts,
         prelude=lambda _: "prelude",
         mandate=Always(),

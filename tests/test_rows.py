@@ -11,16 +11,12 @@ from hypothesis import strategies as st
 from allot.forecast import Forecast
 from allot.model import JobSnapshot, NodeState, NodeStatus, Progress, TaskState, TaskStatus
 from allot.rows import (
-    FAILURES,
     Columns,
     Page,
     Row,
-    cut_segments,
-    node_troubles,
     seat_tasks,
-    short_names,
-    status_line,
 )
+from allot.statusline import FAILURES, cut_segments, node_troubles, short_names, status_line
 from allot.wording import display_width
 
 P, R, C, F = TaskState.PENDING, TaskState.RUNNING, TaskState.COMPLETED, TaskState.FAILED
@@ -66,6 +62,20 @@ def test_a_failure_without_a_row_gets_the_next_free_one() -> None:
 def test_failures_fill_the_rows_at_the_end() -> None:
     """When little runs any more, the failures are what there is to see."""
     assert seat_tasks((0, 1, 2), tasks(C, C, R, F, F, F), 3) == (5, 4, 2)
+
+
+def test_what_nobody_hears_of_leaves_its_row_to_what_runs() -> None:
+    """Tasks on a node out of reach share a third of the rows with failures, which go first."""
+    every = [
+        replace(task, node_name="away" if 1 <= task.proc_id <= 4 else "here")
+        for task in tasks(F, R, R, R, R, R, R, R, R)
+    ]
+    held = (0, 1, 2, 3, 4, 5)
+    assert seat_tasks(held, every, 6, {"away"}) == (0, 1, 6, 7, 8, 5)
+    assert seat_tasks(held, every, 6) == held
+    assert seat_tasks((2, 3, 5), every, 3, {"away"}) == (0, 6, 5)
+    assert seat_tasks((6, 0, None), every[:7], 6, {"away"}) == (6, 0, 1, 2, 3, 5)
+    assert seat_tasks((0, 1, 2, 3), every[:5], 4, {"away"}) == (0, 1, 2, 3)
 
 
 def test_a_smaller_terminal_keeps_what_runs() -> None:
@@ -181,6 +191,14 @@ def test_all_done() -> None:
     assert draw(snapshot(status(0, F)), 79)[-1].tone == "bad"
 
 
+def test_nobody_knows_when_a_lost_node_comes_back() -> None:
+    """While a node out of reach holds a task, the job's end is not known."""
+    ended = [status(n, C, started_at=0.0) for n in range(5)]
+    here, away = status(5, R), status(6, R, "node02")
+    assert draw(snapshot(*ended, here), 79)[-1].tail.rstrip() == " 5/6 done [01:00<00:30]"
+    assert draw(snapshot(*ended, here, away), 79)[-1].tail.rstrip() == " 5/7 done [01:00<?]"
+
+
 def test_never_100_percent_before_the_end() -> None:
     """A task at its last step is not an ended one."""
     job = draw(snapshot(status(0, R, progress=Progress(120, 120))), 79)[-1]
@@ -219,10 +237,33 @@ def test_the_line_of_counts() -> None:
     counts = "1 failed, 2 running (1 not shown), 1 waiting, 1 completed"
     assert line(job, seats=(1,)) == f"{counts} · node02 UNREACHABLE (timed out)"
     assert line(job, 80, seats=(1,)) == f"{counts} · node02 UNREACHABLE"
-    both = replace(job, nodes=(*NODES, NodeStatus("node03", AWAY, 2)))
-    assert line(both, 82, seats=(1,)) == f"{counts} · nodes: 2 UNREACHABLE"
-    assert line(job, 39) == "1 failed, 2 running · 1 node amiss"
-    assert line(job, 20) == "1 failed, 2 running…"
+    busy = NodeStatus("node03", BUSY, 2, "busy: load 7.9")
+    both = replace(job, nodes=(*NODES, busy))
+    assert line(both).endswith(" · node02 UNREACHABLE (timed out), node03 BUSY (load 7.9)")
+    assert line(both, 82, seats=(1,)) == ("1 failed, 2 running · node02 UNREACHABLE, node03 BUSY")
+    assert line(both, 45) == "1 failed · node02 UNREACHABLE, node03 BUSY"
+    assert line(both, 40) == "1 failed · node02 UNREACHABLE, 1 BUSY"
+    two_lost = replace(both, nodes=(*both.nodes, NodeStatus("node04", AWAY, 3)))
+    assert line(two_lost, 40) == "1 failed · nodes: 2 UNREACHABLE, 1 BUSY"
+    assert line(job, 39) == "1 failed · node02 UNREACHABLE"
+    assert line(job, 26) == "1 failed · 1 node amiss"
+    assert line(job, 20) == "1 failed · 1 node a…"
+
+
+def test_the_line_of_counts_where_room_is_short() -> None:
+    """Kinds of failure are told apart as long as they fit; then they are one number."""
+    late = (status(n, TaskState.TIMEOUT) for n in range(2, 4))
+    job = replace(snapshot(status(0, F), status(1, R), *late, status(4, P)), nodes=NODES[:1])
+    assert line(job, 45, (1,)) == "1 failed, 2 timed out, 1 running, 1 waiting"
+    assert line(job, 39) == "1 failed, 2 timed out, 1 running"
+    assert line(job, 20) == "3 failed, 1 running"
+    assert line(job, 10) == "3 failed"
+    assert line(job, 5) == "3 fa…"
+    well = replace(snapshot(status(0, R), status(1, P)), nodes=NODES)
+    assert line(well, 34) == "1 running · node02 UNREACHABLE"
+    assert line(well, 20) == "node02 UNREACHABLE"
+    assert line(well, 6) == "1 nod…"
+    assert line(replace(well, nodes=(), tasks=(status(0, C),)), 6) == "1 com…"
 
 
 def test_the_line_of_counts_without_trouble() -> None:

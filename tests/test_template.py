@@ -269,6 +269,7 @@ def test_words_as_a_line() -> None:
         *("t", "a b", "", "$x", "1 2", "--lr=1 2", "'x'", "{other}", "{a,b}", "a1 2$"),
     ]
     assert as_command([]) == ""
+    assert filled(as_command(["sh", "-c", "echo ${line}"]), "x") == "sh -c 'echo ${line}'"
 
 
 def test_the_first_word_is_a_command() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allot.wording import clean, clock, cut, display_width, pad, percent, speed
+from allot.wording import clean, clock, cut, display_width, pad, percent, shorten, speed
 
 
 @pytest.mark.parametrize(
@@ -79,3 +79,11 @@ def test_pad_fills_exactly(text: str, width: int) -> None:
     """Columns line up whatever the names are made of."""
     assert display_width(pad(text, width)) == width
     assert display_width(cut(text, width)) <= width
+    assert display_width(shorten(text, width)) <= width
+
+
+def test_shorten_says_that_something_is_missing() -> None:
+    """A figure that was cut must not read as a smaller one."""
+    assert shorten("911/1000", 8) == "911/1000"
+    assert shorten("911/1000", 6) == "911/1…"
+    assert shorten("911/1000", -1) == ""

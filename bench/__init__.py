@@ -1,0 +1,1 @@
+"""Allot beside its peers, measured in one run; ``bench/run`` is the command."""
