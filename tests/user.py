@@ -1,4 +1,4 @@
-"""A user as the examples and README.md think of one: nodes in ``~/.ssh/config``, and a directory."""
+"""A user as examples and README.md think of one: nodes in ``~/.ssh/config``, and a directory."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # What a test cannot have: a machine that is not busy, and two minutes.
 QUIET_AND_HASTY = """
 import time
-import allot.cluster
+from allot.probe import NodeProbe
 real = time.sleep
 time.sleep = lambda s: real(min(s, 0.2))
-probe = allot.cluster.NodeProbe
-allot.cluster.NodeProbe = lambda: probe(max_load_per_cpu=None)
+init = NodeProbe.__init__
+init.__defaults__ = (None, *init.__defaults__[1:])  # max_load_per_cpu
 """
 
 
