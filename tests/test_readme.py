@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 from sandbox import IS_ROOT
 from sshd import SshdNodes
-from user import ROOT, User
+from user import README, User
 
 from allot import cli, parse_nodes
-
-README = (ROOT / "README.md").read_text()
 
 
 @dataclass(frozen=True)

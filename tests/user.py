@@ -12,6 +12,7 @@ from pathlib import Path
 from sshd import SshdNodes
 
 ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
 
 # What a test cannot have: a machine that is not busy, and two minutes.
 QUIET_AND_HASTY = """
