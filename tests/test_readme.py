@@ -1,4 +1,4 @@
-"""README.md is true: its Python blocks run as they stand there, and so do its commands."""
+"""README.md is true: its Python blocks run as they are, with smaller numbers, and its commands too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sandbox import IS_ROOT
 from sshd import SshdNodes
 from user import README, User
 
-from allot import cli, parse_nodes
+from allot import Cluster, LoopbackNodes, NodeProbe, cli, parse_nodes
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,26 @@ def test_the_host_file_is_one() -> None:
     """It is understood to its end."""
     (block,) = (block for block in blocks("") if "# one node a line" in block)
     assert [node.host for node in parse_nodes(block)][-2:] == ["node20", "fd00::7"]
+
+
+def test_a_variable_brings_text_to_an_inner_shell(tmp_path: Path) -> None:
+    """As README.md advises for commands that read an argument as code."""
+    (command,) = re.findall(r"`(bash -c '.*?')`", README)
+    value = "$(echo it ran)"
+    with (
+        LoopbackNodes(1) as nodes,
+        Cluster(
+            "job",
+            tmp_path / "out",
+            command=command,
+            params=[{"lr": value}],
+            node_file=nodes.node_file,
+            ssh_config=nodes.ssh_config,
+            probe=NodeProbe(max_load_per_cpu=None),
+        ) as cluster,
+    ):
+        assert cluster.wait(60, progress=False).ok
+        assert cluster.output(0) == f"{value}\n"
 
 
 @pytest.mark.usefixtures("gpus_of_the_machine")
