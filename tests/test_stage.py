@@ -15,7 +15,7 @@ from sandbox import wait_until
 from sshd import SshdNodes
 from test_cluster import run
 
-from allot import Cluster, ConfigError, NodeTaskConfig, Summary, Task, TaskState
+from allot import Cluster, ConfigError, NodeProbe, NodeTaskConfig, Summary, Task, TaskState
 from allot.cli import main
 
 
@@ -107,6 +107,7 @@ def test_each_task_gets_its_own_input(sshd_nodes: NodesFactory, here: Path) -> N
         ssh_config=nodes.ssh_config,
         ntasks_per_node=2,
         oversubscribe=True,
+        probe=NodeProbe(max_load_per_cpu=None),
         stage_in="{line}",
         collect="got.{proc_id}",
     ) as cluster:
@@ -314,6 +315,6 @@ def test_files_by_command(
     code = main([*given, *files, "--collect-to", ".", "-n", "1", "--", "./prog > r{proc_id}"])
     said = capfd.readouterr().err
     assert (code, (here / "r0").read_bytes()) == (0, b"first\n\0\xff second\n"), said
-    assert "tasks start beside what is staged in" in said
+    assert "tasks start in the job's own directory there, with what is staged in" in said
     assert main([*given, "--stage-in", "nix", "--", "true"]) == 2
     assert "nix: No such file or directory" in capfd.readouterr().err
