@@ -238,6 +238,28 @@ def test_a_link_that_breaks_while_files_are_sent(sshd_nodes: NodesFactory, here:
     assert left == []
 
 
+def test_what_waits_for_files_waits_when_its_client_leaves(
+    sshd_nodes: NodesFactory, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is not said to run; cancelled while it waits it never starts."""
+    nodes, out = apart(sshd_nodes, here), here.parent / "out"
+    with (here / "big").open("wb") as file:
+        file.truncate(200_000_000)
+    command = "echo $ALLOT_PROCID ran"
+    slots = {"ntasks": 2, "ntasks_per_node": 2}
+    with run(nodes, out, lambda _: command, stage_in="big", **slots) as cluster:
+        wait_until(lambda: any(node.transfer for node in cluster.nodes), 20, "nothing is sent")
+        cluster.cancel([1])
+        wait_until(lambda: cluster.tasks[1].state.is_final, 20, "it is not cancelled")
+    assert "1 tasks of job test job wait" in capfd.readouterr().err
+    (here / "big").write_text("small now")
+    with Cluster.load(out) as cluster:
+        assert [task.state for task in cluster.tasks] == ["PENDING", "CANCELLED"]
+    with Cluster.load(out, lambda _: command) as cluster:
+        summary = cluster.wait(60, progress=False)
+    assert [task.state for task in summary.tasks] == ["COMPLETED", "CANCELLED"]
+
+
 def test_a_client_that_dies_while_files_are_sent(sshd_nodes: NodesFactory, here: Path) -> None:
     """The next one sends what is missing, and the task runs once."""
     nodes = apart(sshd_nodes, here)
