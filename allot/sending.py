@@ -234,10 +234,17 @@ class Sender:
             settled.append(_unwritten(one, refusal) if refusal else Sent(one.path))
         return settled
 
-    def abandon(self) -> None:
-        """Forget what is under way; the next client's look removes what is left there."""
+    def abandon(self) -> list[str]:
+        """Forget what is under way.
+
+        Returns:
+            The unfinished files there, absolute; where they cannot be removed now, the next look
+            at their directory does it.
+        """
+        unfinished = [one.part for one in self._under_way]
         self._waiting.clear()
         self._under_way.clear()
+        return unfinished
 
 
 def _is_seen_here(one: _Sending) -> bool:

@@ -241,7 +241,7 @@ def test_a_link_that_breaks_while_files_are_sent(sshd_nodes: NodesFactory, here:
 def test_what_waits_for_files_waits_when_its_client_leaves(
     sshd_nodes: NodesFactory, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It is not said to run; cancelled while it waits it never starts."""
+    """It is not said to run; cancelled while it waits it never starts, and nothing is left."""
     nodes, out = apart(sshd_nodes, here), here.parent / "out"
     with (here / "big").open("wb") as file:
         file.truncate(200_000_000)
@@ -258,6 +258,18 @@ def test_what_waits_for_files_waits_when_its_client_leaves(
     with Cluster.load(out, lambda _: command) as cluster:
         summary = cluster.wait(60, progress=False)
     assert [task.state for task in summary.tasks] == ["COMPLETED", "CANCELLED"]
+    with run(nodes, out, lambda _: command, stage_in="data", cwd="~/p") as cluster:
+        cluster.wait(60, progress=False)
+    with (here / "big").open("wb") as file:
+        file.truncate(200_000_000)
+    with run(nodes, out, lambda _: command, stage_in="big", cwd="~/p", ntasks=1) as cluster:
+        wait_until(lambda: any(node.transfer for node in cluster.nodes), 20, "nothing is sent")
+        cluster.cancel()
+        cluster.wait(60, progress=False)
+        there = nodes.node(0).path(nodes.home) / "p"
+        wait_until(
+            lambda: sorted(os.listdir(there)) == ["data"], 20, lambda: str(os.listdir(there))
+        )
 
 
 def test_a_client_that_dies_while_files_are_sent(sshd_nodes: NodesFactory, here: Path) -> None:
