@@ -408,10 +408,10 @@ class NodeDriver:
     def _next_pause(self, moved: bool) -> float | None:
         if self._cancels:
             return _ORDER_AGAIN_S
+        if self._stager.busy or (self._tasks and self._harvest.busy):
+            return 0.0
         if not self._tasks:
             return IDLE_LOOK_S
-        if self._harvest.busy or self._stager.held:
-            return 0.0
         now = time.monotonic()
         if moved:
             self._moved_at = now

@@ -70,6 +70,11 @@ class Stager:
         self._known: dict[tuple[str, str, str], Identity] | None = None
 
     @property
+    def busy(self) -> bool:
+        """Whether there is anything to be done for a task, or to be cleared away."""
+        return bool(self.held) or self._sender.busy
+
+    @property
     def progress(self) -> Progress | None:
         """How many bytes have arrived of those that are on their way, None where none are."""
         sender = self._sender
