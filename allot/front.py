@@ -102,7 +102,9 @@ class Front(Control):
                 if board is not None:
                     self._draw(board)
                 watched.wait_for(lambda one=watched: one.is_final, left)  # type: ignore[misc]
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            # In a notebook the lines of the detached job are lost above a screen of traceback.
+            vars(interrupt)["_render_traceback_"] = lambda: ["KeyboardInterrupt: detached"]
             self._detach(board)
             raise
         finally:

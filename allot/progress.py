@@ -52,6 +52,9 @@ _COLOURS: dict[Tone, str] = {
 }
 _BAR_COLOURS: dict[Tone, str] = {"good": "green", "bad": "red", "warn": "yellow"}
 _COLOUR_RESET = "\x1b[0m"
+# Texts of one width put the bars, and what stands behind them, below each other.
+_WIDGET_FONT = """<style>.allot-bars .widget-html-content {
+    font-family: var(--jp-code-font-family, monospace) }</style>"""
 _WIDGET_STYLES: dict[Tone, str] = {"good": "success", "bad": "danger", "warn": "warning"}
 _ASCII = str.maketrans({"…": "~", "·": "-"})
 
@@ -352,7 +355,7 @@ class NotebookBoard:
         now = time.time()
         self._drawn_at = time.monotonic()
         if self._box is None:
-            self._box = import_module("ipywidgets").VBox()
+            self._box = _widget_box()
         self._seats = seat_tasks(self._seats, snapshot.tasks, self._max_bars, lost_nodes(snapshot))
         self._forecast.observe(snapshot.tasks, now)
         page = Page(snapshot, self._forecast, self._columns, width=_NOTEBOOK_WIDTH, now=now)
@@ -369,14 +372,26 @@ class NotebookBoard:
 
         if at == len(self._bars):
             self._bars.append(widget_bar(total=1, leave=True, disable=False, display=False))
-            self._box.children = [bar.container for bar in self._bars]
+            self._box.children = [*self._box.children, self._bars[-1].container]
         bar = self._bars[at]
         bar.n = row.fraction or 0.0
-        bar.bar_format = f"{_no_braces(row.head)}{{bar}}{_no_braces(row.tail)}"
+        # tqdm makes figure spaces of plain ones, which not every font of one width has.
+        head, tail = (
+            _no_braces(text).replace(" ", "\N{NO-BREAK SPACE}") for text in (row.head, row.tail)
+        )
+        bar.bar_format = f"{head}{{bar}}{tail}"
         widget = bar.container.children[1]
         widget.bar_style = _WIDGET_STYLES.get(row.tone, "")
-        widget.layout.visibility = "visible" if row.fraction is not None else "hidden"
+        widget.layout.display = None if row.fraction is not None else "none"
         bar.refresh()
+
+
+def _widget_box() -> Any:
+    widgets = import_module("ipywidgets")
+    font = widgets.HTML(_WIDGET_FONT, layout={"display": "none"})
+    box = widgets.VBox([font])
+    box.add_class("allot-bars")
+    return box
 
 
 def _no_braces(text: str) -> str:

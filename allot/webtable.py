@@ -15,6 +15,10 @@ from allot.wording import clean, clock, percent
 MOST_ROWS = 50
 """So many tasks are shown at most: those that run or failed come first."""
 
+# Notebooks put every cell to the right, as numbers want it.
+_WORDS = ("state", "node", "reason")
+_LEFT = ' style="text-align: left"'
+
 _FIRST = (TaskState.RUNNING, TaskState.FAILED, TaskState.TIMEOUT, TaskState.NODE_FAIL)
 
 
@@ -66,10 +70,17 @@ def _cells(task: TaskStatus, now: float) -> Sequence[str]:
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    titles = "".join(f"<th>{_text(cell)}</th>" for cell in head)
-    lines = ("".join(f"<td>{_text(cell)}</td>" for cell in row) for row in rows)
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
+    titles = tuple(head)
+    styles = [_LEFT if title in _WORDS else "" for title in titles]
+    body = "".join(_line("td", styles, row) for row in rows)
+    return f"<table><thead>{_line('th', styles, titles)}</thead><tbody>{body}</tbody></table>"
+
+
+def _line(tag: str, styles: Iterable[str], cells: Iterable[str]) -> str:
+    texts = (
+        f"<{tag}{style}>{_text(cell)}</{tag}>" for style, cell in zip(styles, cells, strict=True)
+    )
+    return f"<tr>{''.join(texts)}</tr>"
 
 
 def _text(text: str) -> str:

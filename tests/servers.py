@@ -116,9 +116,10 @@ def listens(pid: int, address: str, port: int) -> bool:
     return any(row.split()[1] == wanted and row.split()[3] == "0A" for row in rows)
 
 
-def make_key(path: Path) -> None:
-    """Make a throw-away key pair without a passphrase."""
-    _run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "allot-test", "-f", str(path)])
+def make_key(path: Path, passphrase: str = "") -> None:
+    """Make a throw-away key pair, without a passphrase unless one is given."""
+    words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-C", "allot-test"]
+    _run([*words, "-f", str(path)])
 
 
 def public_half(path: Path) -> str:

@@ -16,8 +16,7 @@ import pytest
 from conftest import NodesFactory
 from sandbox import wait_until
 from sshd import SshdNodes
-
-ROOT = Path(__file__).resolve().parent.parent
+from user import ROOT, User
 
 SCRIPT = """
 import sys
@@ -56,17 +55,6 @@ def client(nodes: SshdNodes, directory: Path, ending: str) -> Iterator[subproces
         finally:
             (directory / "go-on").touch()
             process.kill()
-
-
-# What a test cannot have: a machine that is not busy, and two minutes.
-QUIET_AND_HASTY = """
-import time
-import allot.cluster
-real = time.sleep
-time.sleep = lambda s: real(min(s, 0.2))
-probe = allot.cluster.NodeProbe
-allot.cluster.NodeProbe = lambda: probe(max_load_per_cpu=None)
-"""
 
 
 def first_two_are_done(directory: Path) -> bool:
@@ -122,26 +110,16 @@ def test_an_end_without_close_does_not_hang(
 
 def test_the_users_example_runs_as_it_stands(five_nodes: SshdNodes, tmp_path: Path) -> None:
     """``example/example.py`` with five nodes in its host file, reached by ``~/.ssh/config``."""
-    shutil.copytree(ROOT / "example", tmp_path / "allot/example", ignore=lambda *_: ["out"])
-    here = tmp_path / "allot"
-    (here / "example/hostfile.txt").write_text("\n".join(five_nodes.names) + "\n")
+    user = User(five_nodes, tmp_path)
+    here = user.directory
+    shutil.copytree(ROOT / "example", here / "example", ignore=lambda *_: ["out"])
+    user.write_hosts("example/hostfile.txt")
     test_py = (here / "example/test.py").read_text()
     (here / "example/test.py").write_text(test_py.replace("N = 120", "N = 2"))
-    home = tmp_path / "home"
-    (home / ".ssh").mkdir(parents=True)
-    shutil.copy(five_nodes.ssh_config, home / ".ssh/config")
     link = five_nodes.home / "allot"
     link.symlink_to(here)
-    (tmp_path / "sitecustomize.py").write_text(QUIET_AND_HASTY)
     try:
-        with subprocess.Popen(
-            [sys.executable, "example/example.py"],
-            cwd=here,
-            env={**os.environ, "HOME": str(home), "PYTHONPATH": f"{tmp_path}:{ROOT}"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
+        with user.started("example/example.py") as process:
             assert process.stdout is not None
             lines: list[str] = []
             for line in process.stdout:
@@ -165,24 +143,12 @@ def test_the_users_example_runs_as_it_stands(five_nodes: SshdNodes, tmp_path: Pa
 
 def test_the_sweep_example_runs(five_nodes: SshdNodes, tmp_path: Path) -> None:
     """``example/sweep.py`` runs its twelve combinations and prints the end of each output."""
+    user = User(five_nodes, tmp_path)
     program = (ROOT / "example/sweep.py").read_text().replace("sleep 0.2", "sleep 0.01")
-    (tmp_path / "sweep.py").write_text(program)
-    (tmp_path / "sitecustomize.py").write_text(QUIET_AND_HASTY)
-    home = tmp_path / "home"
-    (home / ".ssh").mkdir(parents=True)
-    shutil.copy(five_nodes.ssh_config, home / ".ssh/config")
-    done = subprocess.run(
-        [sys.executable, "sweep.py", five_nodes.node_file],
-        cwd=tmp_path,
-        env={**os.environ, "HOME": str(home), "PYTHONPATH": f"{tmp_path}:{ROOT}"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    results = [line for line in done.stdout.splitlines() if line.endswith(tuple("0123456789"))]
+    (user.directory / "sweep.py").write_text(program)
+    said = user.run("sweep.py", five_nodes.node_file)
+    results = [line for line in said if line.endswith(tuple("0123456789"))]
     losses = [line for line in results if "loss 0." in line]
     assert len(losses) == 12
     assert "rate 0.1 seed 0" in losses[0]
-    assert len(list((tmp_path / "sweep-out").glob("rate*-seed*.out"))) == 12
+    assert len(list((user.directory / "sweep-out").glob("rate*-seed*.out"))) == 12

@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from sshd import SshdNodes
-from test_client import QUIET_AND_HASTY
-
-ROOT = Path(__file__).resolve().parent.parent
+from user import ROOT, User
 
 Example = Callable[..., list[str]]
 
 
 @pytest.fixture
 def example(five_nodes: SshdNodes, tmp_path: Path) -> Example:
-    """Runs an example in an empty directory; the lines that are not about its progress."""
-    (tmp_path / "sitecustomize.py").write_text(QUIET_AND_HASTY)
-    home = tmp_path / "home"
-    (home / ".ssh").mkdir(parents=True)
-    shutil.copy(five_nodes.ssh_config, home / ".ssh/config")
+    """Runs an example whose tasks sleep less; the lines that are not about its progress."""
+    user = User(five_nodes, tmp_path)
 
     def run(name: str, *words: str) -> list[str]:
-        done = subprocess.run(
-            [sys.executable, ROOT / "example" / name, five_nodes.node_file, *words],
-            cwd=tmp_path,
-            env={**os.environ, "HOME": str(home), "PYTHONPATH": f"{tmp_path}:{ROOT}"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return [line for line in done.stdout.splitlines() if not line.startswith("[")]
+        program = (ROOT / "example" / name).read_text()
+        (user.directory / name).write_text(re.sub(r"\bsleep 0\.\d", "sleep 0.02", program))
+        said = user.run(name, five_nodes.node_file, *words)
+        return [line for line in said if not line.startswith("[")]
 
     return run
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -9,8 +13,12 @@ from pathlib import Path
 import pytest
 from conftest import NodesFactory
 from nodes import open_gateway, reach, write_config
+from sandbox import IS_ROOT
+from servers import make_key, public_half
 from sshd import SshdNodes
+from user import README
 
+from allot import cli
 from allot.errors import ConnectionFailedError, HostKeyError, NodeError
 from allot.gateway import Gateway
 
@@ -151,6 +159,89 @@ def test_a_door_that_turns_some_away_lets_all_in(sshd_nodes: NodesFactory, tmp_p
     )
     with open_gateway() as gateway:
         assert connect_all(names, config, gateway) == [None] * 12
+
+
+class ByHand:
+    """A gateway with a key that only its owner can open, and nodes behind it, as README.md says.
+
+    Attributes:
+        config: The ssh configuration.
+    """
+
+    def __init__(self, nodes: SshdNodes, tmp: Path) -> None:
+        key, self._askpass, self.config = tmp / "key", tmp / "askpass", tmp / "config"
+        make_key(key, passphrase="secret")
+        let_in = nodes.home / ".ssh/authorized_keys"
+        let_in.write_text(f"{let_in.read_text()}{public_half(key)}\n")
+        self._askpass.write_text("#!/bin/sh\necho secret\n")
+        self._askpass.chmod(0o700)
+        (block,) = re.findall(
+            r"^  ```\n(  Host gate\n.*?)^  ```$", README, re.DOTALL | re.MULTILINE
+        )
+        block = textwrap.dedent(block).replace("~/.ssh", str(tmp))
+        # OpenSSH goes by the password file's home, not by $HOME.
+        block, count = re.subn("ProxyCommand ssh", f"ProxyCommand ssh -F {self.config}", block)
+        assert count == 1
+        for alias, node, identity in zip(
+            ("gate", "ws*"), nodes.nodes, (key, nodes.key_file), strict=True
+        ):
+            block += (
+                f"Host {alias}\n  HostName {node.address}\n  Port {node.port}\n"
+                f"  User {nodes.user}\n  IdentityFile {identity}\n  IdentitiesOnly yes\n"
+                f"  UserKnownHostsFile {nodes.known_hosts}\n"
+            )
+        write_config(self.config, block)
+
+    def log_in(self) -> None:
+        """``ssh gate true``, and the passphrase."""
+        self._ssh("gate", "true", SSH_ASKPASS=str(self._askpass), SSH_ASKPASS_REQUIRE="force")
+
+    def log_out(self) -> None:
+        """End the connection that was made by hand."""
+        self._ssh("-O", "exit", "gate")
+
+    def _ssh(self, *words: str, **variables: str) -> None:
+        # No pipes: what stays in the background would hold them.
+        silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        subprocess.run(
+            ["ssh", "-F", self.config, *words],
+            **silent,  # type: ignore[call-overload]
+            env={**os.environ, **variables},
+            timeout=60,
+            check=True,
+        )
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="lets a second key into the account: needs root")
+def test_many_nodes_through_a_login_made_by_hand(
+    sshd_nodes: NodesFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without that login all fail at once and nothing asks; with it one connection serves all."""
+    nodes = sshd_nodes(2, options=["MaxSessions 1"])
+    by_hand = ByHand(nodes, tmp_path)
+    window = tmp_path / "window"
+    window.write_text("#!/bin/sh\ntouch $0.opened\nexec sleep 60\n")
+    window.chmod(0o700)
+    monkeypatch.setenv("DISPLAY", ":99")
+    monkeypatch.setenv("SSH_ASKPASS", str(window))
+    words = ["run", "--nodelist", "ws[01-16]", "--ssh-config", str(by_hand.config)]
+    words += ["--max-load", "none", "--oversubscribe", "--ntasks-per-node", "1"]
+    words += ["--output-dir", str(tmp_path / "out"), "--", "echo in"]
+    assert cli.main(words) == 3
+    said = capsys.readouterr().err
+    assert all(f"ws{number:02}: ProxyCommand" in said for number in range(1, 17)), said
+    assert said.count("Permission denied (publickey)") == 16
+    assert not Path(f"{window}.opened").exists()
+    by_hand.log_in()
+    try:
+        assert cli.main(words) == 0, capsys.readouterr().err
+    finally:
+        by_hand.log_out()
+    assert [path.read_text() for path in (tmp_path / "out").glob("*.out")] == ["in\n"] * 16
+    assert logins(nodes, 0) == 1
 
 
 def test_closing_the_gateway_hangs_up_on_jump_hosts(

@@ -116,6 +116,12 @@ class Told:
         """The name of the exception that ended the cell."""
         return "".join(content["ename"] for kind, content in self._messages if kind == "error")
 
+    @property
+    def traceback(self) -> list[str]:
+        """What is shown of that exception."""
+        shown = [content["traceback"] for kind, content in self._messages if kind == "error"]
+        return [line for lines in shown for line in lines]
+
 
 class Notebook:
     """Runs cells of a job on two nodes outside of the kernel.
@@ -237,7 +243,7 @@ def test_bars_stop_when_the_cluster_is_closed(notebook: Notebook) -> None:
 
 
 def test_an_interrupted_kernel_detaches(notebook: Notebook) -> None:
-    """The cell ends with KeyboardInterrupt and says how to come back; what runs goes on."""
+    """The cell ends, and says no more than how to come back; what runs goes on."""
     _, waited, closed = notebook.run(
         notebook.begin,
         Cell("cluster.wait()", updates=40),
@@ -245,6 +251,7 @@ def test_an_interrupted_kernel_detaches(notebook: Notebook) -> None:
     )
     assert waited.shows_widgets
     assert waited.error == "KeyboardInterrupt"
+    assert waited.traceback == ["KeyboardInterrupt: detached"]
     said = waited.text("stderr")
     assert "allot: detached; 2 tasks of job job go on, 1 wait; their outputs lie in " in said
     assert f"allot: to come back: Cluster.load({str(notebook.out)!r}, task_factory)" in said

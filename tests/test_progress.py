@@ -378,4 +378,4 @@ def test_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     board.close(snapshot(40, ended=True))
     board.close()
     assert bars[0].container.children[1].value == 1.0
-    assert "6\u2007failed" in bars[1].container.children[2].value
+    assert "6\N{NO-BREAK SPACE}failed" in bars[1].container.children[2].value
