@@ -26,6 +26,7 @@ Identity: TypeAlias = "tuple[int, int] | str"
 _PLAIN_IN_PATTERN = re.compile(r"[\w./*?\[\]!^:-]", re.ASCII)
 _SIZE_AND_TIME = re.compile(r"(\d{1,19})-(-?\d{1,11})", re.ASCII)
 
+_KINDS = ("S", "C")
 _MOST_TIME = (1 << 32) - 1  # SFTP's third version knows no other times
 
 
@@ -228,6 +229,8 @@ def read_lines(data: bytes) -> dict[tuple[str, str, str], Identity]:
         if len(words) != len(("kind", "form", "root", "name", "identity")):
             continue
         kind, form, *rest = words
+        if kind not in _KINDS:
+            continue
         root, name, said = (os.fsdecode(unquote_to_bytes(one)) for one in rest)
         if form == "L":
             known[kind, root, name] = said

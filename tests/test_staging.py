@@ -129,7 +129,9 @@ def test_the_patterns_of_a_task() -> None:
 
 def matches(pattern: str, directory: Path) -> list[str]:
     """What real Bash finds."""
-    script = f"shopt -s nullglob globstar; for file in {as_bash_pattern(pattern)}; do [[ -e $file ]] && printf '%s\\0' \"$file\"; done"
+    loop = f"for file in {as_bash_pattern(pattern)}; do"
+    print_it = "[[ -e $file ]] && printf '%s\\0' \"$file\""
+    script = f"shopt -s nullglob globstar; {loop} {print_it}; done"
     done = subprocess.run(
         ["bash", "-c", os.fsencode(script)], cwd=directory, capture_output=True, check=False
     )
@@ -238,7 +240,7 @@ def test_a_torn_line_counts_for_nothing(
     torn = data.draw(st.integers(0, len(lines) - 1))
     kept = lines[torn][: data.draw(st.integers(0, len(lines[torn]) - 1))]
     found = read_lines(b"".join([*lines[:torn], kept, *lines[torn + 1 :]]))
-    assert {key: said for key, said in found.items() if key[0] in "SC"}.items() <= known.items()
+    assert found.items() <= known.items()
 
 
 @given(st.binary(max_size=200))
