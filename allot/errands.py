@@ -96,8 +96,7 @@ def link_script(root: str, links: Iterable[Entry]) -> str:
         Bash that prints what is in the way, ended by NUL, once for each.
     """
     lines = "\n".join(
-        f"said=$({_make(PurePosixPath(root, link.name), link.target or '')} 2>&1); "
-        "printf '%s\\0' \"$said\""
+        f"said=$({_make(PurePosixPath(root, link.name), link.target or '')} 2>&1); {_TELL}"
         for link in links
     )
     return f"(\n{lines}\n)"
@@ -124,8 +123,7 @@ def settle_script(files: Iterable[tuple[str, str, int, int]]) -> str:
     """
     lines = "\n".join(
         f"said=$( {{ chmod {mode & 0o777:o} -- {quote(part)} && touch -m -d @{mtime} -- "
-        f"{quote(part)} && mv -fT -- {quote(part)} {quote(path)}; }} 2>&1 ); "
-        "printf '%s\\0' \"$said\""
+        f"{quote(part)} && mv -fT -- {quote(part)} {quote(path)}; }} 2>&1 ); {_TELL}"
         for part, path, mtime, mode in files
     )
     return f"(\n{lines}\n)"
@@ -137,23 +135,26 @@ def write_script(pieces: Iterable[tuple[str, int, str]]) -> str:
     Returns:
         Bash that prints what is in the way, ended by NUL, once for each.
     """
-    lines = "\n".join(
-        f"said=$( {{ __allot_put {quote(path)} {offset} {text}; }} 2>&1 ) || "
-        ': "${said:=it cannot be written}"; printf \'%s\\0\' "$said"'
-        for path, offset, text in pieces
-    )
-    return f"(\numask 077\n{_PUT}{lines}\n)"
+    lines: list[str] = []
+    last = ""
+    for path, offset, text in pieces:
+        check = f"__allot_has {quote(path)} {offset} && " if offset and path != last else ""
+        put = f"printf %s {text} | base64 -d {'>>' if offset else '>|'} {quote(path)}"
+        lines += [
+            f'said=$( {{ {check}{put}; }} 2>&1 ) || : "${{said:=it cannot be written}}"',
+            _TELL,
+        ]
+        last = path
+    return "\n".join((f"(\numask 077{_HAS}", *lines, ")"))
 
+
+_TELL = "printf '%s\\0' \"$said\""
 
 # What is added goes to the end of what was there, and nowhere else.
-_PUT = r"""
-__allot_put() {
-  if (($2 == 0)); then printf %s "$3" | base64 -d >| "$1"
-  elif [[ $(stat -L -c %s -- "$1") == "$2" ]]; then printf %s "$3" | base64 -d >> "$1"
-  else
-    echo 'somebody removed or changed it while it was sent'
-    return 1
-  fi
+_HAS = r"""
+__allot_has() {
+  [[ -f $1 && $(stat -L -c %s -- "$1") == "$2" ]] ||
+    { echo 'somebody removed or changed it while it was sent'; return 1; }
 }
 """
 
