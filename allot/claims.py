@@ -6,10 +6,15 @@ known for the task's own after any end of the client. Lines that are torn count 
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import threading
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+# The end is marked, and each begins with a newline of its own: one that is torn spoils no other.
+_LINE = re.compile(rb"(\d{1,18}) ([^ ]+) [.]")
 
 
 def read_claims(file: Path) -> dict[Path, int]:
@@ -22,12 +27,8 @@ def read_claims(file: Path) -> dict[Path, int]:
         data = file.read_bytes()
     except FileNotFoundError:
         return {}
-    found: dict[Path, int] = {}
-    for line in data.split(b"\n")[:-1]:
-        proc_id, _, name = line.decode("ascii", "replace").partition(" ")
-        if proc_id.isdecimal() and name:
-            found[Path(os.fsdecode(unquote_to_bytes(name)))] = int(proc_id)
-    return found
+    lines = (_LINE.fullmatch(line) for line in data.split(b"\n"))
+    return {Path(os.fsdecode(unquote_to_bytes(one[2]))): int(one[1]) for one in lines if one}
 
 
 class Claims:
@@ -62,11 +63,7 @@ class Claims:
                 return f"task {owner} has brought {path} already: put {{proc_id}} into the name"
             if not may_replace and os.path.lexists(path):
                 return f"{path} is here already, and not from this task: move it out of the way"
-            descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            try:
-                os.write(descriptor, as_claim(path, proc_id))
-            finally:
-                os.close(descriptor)
+            _append(self._file, as_claim(path, proc_id))
             owners[path] = proc_id
             return ""
 
@@ -86,5 +83,14 @@ class Claims:
 
 
 def as_claim(path: Path, proc_id: int) -> bytes:
-    """One line of the file."""
-    return f"{proc_id} {quote_from_bytes(os.fsencode(path))}\n".encode()
+    """What the file gets for one result."""
+    return f"\n{proc_id} {quote_from_bytes(os.fsencode(path))} .\n".encode()
+
+
+def _append(file: Path, line: bytes) -> None:
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        if os.write(descriptor, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+    finally:
+        os.close(descriptor)

@@ -189,7 +189,8 @@ def _say_where(cluster: Cluster, here: str, *, stages: bool) -> None:
     if sharing:
         parts.append(f"in {here}{f' on {_few(sharing)}' if others else ''}")
     if others:
-        where = "beside what is staged in" if stages else "in the login directory"
+        own = "in the job's own directory there, with what is staged in"
+        where = own if stages else "in the login directory"
         parts.append(f"{where}{f' on {_few(others)}' if sharing else ''}")
     print(f"allot: tasks start {', '.join(parts)}", file=sys.stderr, flush=True)
 
@@ -223,7 +224,8 @@ def wait(cluster: Cluster) -> int:
 
 def _offer_background(cluster: Cluster) -> None:
     waiting = sum(task.state is TaskState.PENDING for task in cluster.tasks)
-    if not waiting or not (sys.stdin.isatty() and sys.stderr.isatty()):
+    on_terminal = all(one.isatty() for one in (sys.stdin, sys.stdout, sys.stderr))
+    if not waiting or not on_terminal:  # a pager would have the question, and the answer
         return
     print(
         f"allot: start the {waiting} tasks that wait from a client in the background? [y/N] ",

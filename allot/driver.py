@@ -109,6 +109,7 @@ class NodeDriver:
         self._cancels: dict[tuple[int, int], CancelOrder] = {}
         self._reports: list[Report] = []
         self._complaint = ""
+        self._holds_back = False
         self._moved_at = time.monotonic()
         self._alive_at = time.monotonic()
 
@@ -124,6 +125,10 @@ class NodeDriver:
             ConnectionFailedError: The node is out of reach.
         """
         return self._harvest.reader(file)
+
+    def hold_back(self) -> None:
+        """Give back what waits for files, in the next turn; may be called from any thread."""
+        self._holds_back = True
 
     def turn(self, mail: Mail) -> Turn:
         """Do what is asked, then see what happened."""
@@ -166,6 +171,7 @@ class NodeDriver:
             owed=frozenset(self._cancels),
             complaint=self._complaint,
             transfer=self._stager.progress or self._harvest.progress,
+            holds=any(not self._tasks[key].was_asked for key in self._stager.held),
         )
 
     def _add(self, launch: Launch) -> Running:
@@ -252,12 +258,12 @@ class NodeDriver:
                 raise
 
     def _take_out_unsent(self) -> list[Launch]:
-        held = self._stager.held
+        held = {} if self._holds_back else self._stager.held
         unsent = [
             task for task in self._tasks.values() if not task.was_asked and task.key not in held
         ]
         for task in unsent:
-            del self._tasks[task.key]
+            self._forget(task.key)
         return [task.launch for task in unsent]
 
     def _cancel(self) -> None:
@@ -324,12 +330,9 @@ class NodeDriver:
         for output in home:
             if output.results is not None:
                 self._stager.note_collected(output.results)
-            self._end(ended[id(output)])
-
-    def _end(self, task: Running) -> None:
-        if task.ended is not None:
-            state, code, reason = task.verdict(ends_at_logout=self._ends_at_logout)
-            self._over(task, state, code, self._here(task.ended.time), reason)
+            task = ended[id(output)]
+            state, code, reason, when = task.verdict(ends_at_logout=self._ends_at_logout)
+            self._over(task, state, code, self._here(when), reason)
 
     def _look_for_the_dead(self) -> None:
         """Find tasks whose recorder is gone without a word: killed, or lost in a reboot."""
@@ -405,10 +408,10 @@ class NodeDriver:
     def _next_pause(self, moved: bool) -> float | None:
         if self._cancels:
             return _ORDER_AGAIN_S
+        if self._stager.busy or (self._tasks and self._harvest.busy):
+            return 0.0
         if not self._tasks:
             return IDLE_LOOK_S
-        if self._harvest.busy or self._stager.held:
-            return 0.0
         now = time.monotonic()
         if moved:
             self._moved_at = now

@@ -8,12 +8,16 @@ that lead out of the directory asked for are refused.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from allot.script import quote, quote_path
 from allot.staging import Entry, Found, as_bash_pattern, is_within
+
+_SEEN = re.compile(r"(\d{1,19}) (-?\d{1,11}) (.+)", re.ASCII | re.DOTALL)
+_RESULT = re.compile(r"F(\d{1,19}) (-?\d{1,11}) ([0-7]{1,5}) (.+)", re.ASCII | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def look_script(root: str, names: Sequence[str], key: str) -> str:
     """
     folders = sorted({str(PurePosixPath(name).parent) for name in names})
     leftovers = " ".join(f"{quote(folder)}/.*.{key}-*.part" for folder in folders)
-    words = " ".join(map(quote, names))
+    words = " ".join(quote(f"./{name}") for name in names)  # stat takes "-" for its stdin
     stat = f"stat -L --printf '%s %Y %n\\0' -- {words} 2> /dev/null" if names else ":"
     return f"""(
 if said=$(mkdir -p -- {quote_path(root)} 2>&1) && CDPATH= cd -P -- {quote_path(root)} &&
@@ -81,22 +85,29 @@ def parse_look(reply: bytes) -> Look:
     first, *others = _cut(reply) or [""]
     if not first.startswith("/"):
         return Look("", problem=" ".join(first.removeprefix("!").split()) or "no answer")
-    present = {}
-    for one in others:
-        size, _, rest = one.partition(" ")
-        mtime, _, name = rest.partition(" ")
-        present[name] = (int(size), int(mtime))
-    return Look(first, present)
+    seen = filter(None, map(_SEEN.fullmatch, others))
+    return Look(first, {_name(one[3]): (int(one[1]), int(one[2])) for one in seen})
 
 
 def link_script(root: str, links: Iterable[Entry]) -> str:
-    """Make symbolic links; Bash that prints what is in the way, ended by NUL, once for each."""
+    """Make symbolic links, and directories that are empty; a link that does already stays.
+
+    Returns:
+        Bash that prints what is in the way, ended by NUL, once for each.
+    """
     lines = "\n".join(
-        f"said=$(ln -sfT -- {quote(link.target or '')} {quote(f'{root}/{link.name}')} 2>&1); "
-        "printf '%s\\0' \"$said\""
+        f"said=$({_make(PurePosixPath(root, link.name), link.target or '')} 2>&1); {_TELL}"
         for link in links
     )
     return f"(\n{lines}\n)"
+
+
+def _make(path: PurePosixPath, target: str) -> str:
+    name = quote(str(path))
+    if not target:
+        return f"mkdir -p -- {name}"
+    meant = quote(str(path.parent / target))
+    return f"[[ -L {name} && {name} -ef {meant} ]] || ln -sfT -- {quote(target)} {name}"
 
 
 def parse_problems(reply: bytes) -> list[str]:
@@ -112,8 +123,7 @@ def settle_script(files: Iterable[tuple[str, str, int, int]]) -> str:
     """
     lines = "\n".join(
         f"said=$( {{ chmod {mode & 0o777:o} -- {quote(part)} && touch -m -d @{mtime} -- "
-        f"{quote(part)} && mv -fT -- {quote(part)} {quote(path)}; }} 2>&1 ); "
-        "printf '%s\\0' \"$said\""
+        f"{quote(part)} && mv -fT -- {quote(part)} {quote(path)}; }} 2>&1 ); {_TELL}"
         for part, path, mtime, mode in files
     )
     return f"(\n{lines}\n)"
@@ -125,12 +135,28 @@ def write_script(pieces: Iterable[tuple[str, int, str]]) -> str:
     Returns:
         Bash that prints what is in the way, ended by NUL, once for each.
     """
-    lines = "\n".join(
-        f"said=$( {{ printf %s {text} | base64 -d {'>>' if offset else '>|'} {quote(path)}; }} 2>&1"
-        ' ) || : "${said:=it cannot be written}"; printf \'%s\\0\' "$said"'
-        for path, offset, text in pieces
-    )
-    return f"(\numask 077\n{lines}\n)"
+    lines: list[str] = []
+    last = ""
+    for path, offset, text in pieces:
+        check = f"__allot_has {quote(path)} {offset} && " if offset and path != last else ""
+        put = f"printf %s {text} | base64 -d {'>>' if offset else '>|'} {quote(path)}"
+        lines += [
+            f'said=$( {{ {check}{put}; }} 2>&1 ) || : "${{said:=it cannot be written}}"',
+            _TELL,
+        ]
+        last = path
+    return "\n".join((f"(\numask 077{_HAS}", *lines, ")"))
+
+
+_TELL = "printf '%s\\0' \"$said\""
+
+# What is added goes to the end of what was there, and nowhere else.
+_HAS = r"""
+__allot_has() {
+  [[ -f $1 && $(stat -L -c %s -- "$1") == "$2" ]] ||
+    { echo 'somebody removed or changed it while it was sent'; return 1; }
+}
+"""
 
 
 def note_script(lines: Iterable[str]) -> str:
@@ -169,13 +195,28 @@ def collect_script(tasks: Iterable[tuple[str, Sequence[str]]]) -> str:
 
 
 # Each reply begins with T and the directory; then P and how many files a pattern brought, L and
-# a link that leads out, F, size, time, mode and name of a file.
+# a link that leads out, F, size, time, mode and name of a file, U and one that cannot be looked
+# at; E ends it.
 _COLLECT = r"""
+__allot_leads_out() {
+  local path=${1%/*} target
+  [[ $path != "$checked" ]] || return 1
+  checked=$path
+  while [[ $path == */* && ! -L $path ]]; do path=${path%/*}; done
+  [[ -L $path ]] || return 1
+  target=$(realpath -e -- "$path" 2> /dev/null; echo .)
+  target=${target%??}
+  [[ $target/ != "${root%/}"/* ]] || return 1
+  checked=
+}
 __allot_gather() {
   local file=$1 target
+  # What is unfinished is nobody's result.
+  [[ ! ${file##*/} =~ ^\.[0-9a-f]{16}\..*\.part$ ]] || return
   if [[ -L $file ]]; then
-    target=$(realpath -e -- "$file" 2> /dev/null)
-    if [[ $target != "${root%/}"/* ]]; then printf 'L%s\0' "$file"; return; fi
+    target=$(realpath -e -- "$file" 2> /dev/null; echo .)
+    target=${target%??}
+    if [[ $target/ != "${root%/}"/* ]]; then printf 'L%s\0' "$file"; return; fi
     [[ ! -d $file || -n $2 ]] || return
   fi
   if [[ -f $file ]]; then files+=("$file")
@@ -185,10 +226,18 @@ __allot_gather() {
     done
   fi
 }
+__allot_tell() {
+  stat -L --printf 'F%s %Y %a %n\0' -- "$@" 2> /dev/null && return
+  local file
+  for file; do
+    [[ ! -e $file ]] || stat -L --printf 'F%s %Y %a %n\0' -- "$file" 2> /dev/null ||
+      printf 'U%s\0' "$file"
+  done
+}
 __allot_collect() {
-  local root=$1 pattern match matches files=() count first
+  local root=$1 pattern match matches files=() count first checked=
   shift
-  CDPATH= cd -P -- "$root" 2> /dev/null || { printf 'T\0'; return; }
+  CDPATH= cd -P -- "$root" 2> /dev/null || { printf 'T\0E\0'; return; }
   root=$PWD
   printf 'T%s\0' "$root"
   shopt -s nullglob globstar
@@ -198,53 +247,62 @@ __allot_collect() {
     count=0
     shopt -s dotglob
     for match in "${matches[@]}"; do
+      case $match/ in */../* | ./*/./* | ././*) continue ;; esac
       [[ -e $match || -L $match ]] || continue
       count=$((count + 1))
-      __allot_gather "$match" top
+      if __allot_leads_out "$match"; then printf 'L%s\0' "$match"
+      else __allot_gather "$match" top
+      fi
     done
     printf 'P%s\0' "$count"
   done
-  for ((first = 0; first < ${#files[@]}; first += 500)); do
-    stat -L --printf 'F%s %Y %a %n\0' -- "${files[@]:first:500}" 2> /dev/null
+  # So few that their names fit into one command line, however long they are.
+  for ((first = 0; first < ${#files[@]}; first += 200)); do
+    __allot_tell "${files[@]:first:200}"
   done
+  printf 'E\0'
 }
 """
 
 
 def parse_collected(reply: bytes) -> list[Collected]:
     """Understand the reply to :func:`collect_script`: one answer a task."""
-    answers: list[Collected] = []
     told: list[list[str]] = []
     for one in _cut(reply):
         if one.startswith("T"):
             told.append([])
         if told:
             told[-1].append(one)
-    for words in told:
-        counts = [word for word in words if word.startswith("P")]
-        answers.append(
-            Collected(
-                root=words[0][1:],
-                files=_found(words),
-                missing=tuple(at for at, word in enumerate(counts) if word == "P0"),
-                problems=tuple(
-                    f"{_name(word[1:])} is a link that leads out of the task's directory, or "
-                    "nowhere: have the task copy what it names"
-                    for word in words
-                    if word.startswith("L")
-                ),
-            )
-        )
-    return answers
+    return [_collected(words) for words in told if words[-1] == "E"]
+
+
+def _collected(words: Sequence[str]) -> Collected:
+    counts = [word for word in words if word.startswith("P")]
+    return Collected(
+        root=words[0][1:],
+        files=_found(words),
+        missing=tuple(at for at, word in enumerate(counts) if word == "P0"),
+        problems=tuple(
+            f"{' '.join(_name(word[1:]).split())} {_PROBLEMS[word[0]]}"
+            for word in words
+            if word[:1] in _PROBLEMS
+        ),
+    )
+
+
+_PROBLEMS = {
+    "L": "is a link that leads out of the task's directory, or nowhere: have the task copy what it "
+    "names",
+    "U": "cannot be looked at there: see who may read it",
+}
 
 
 def _found(words: Iterable[str]) -> tuple[Found, ...]:
     files: dict[str, Found] = {}
-    for word in words:
-        if word.startswith("F"):
-            size, mtime, mode, name = word[1:].split(" ", 3)
-            if is_within(name := _name(name)):
-                files[name] = Found(name, int(size), int(mtime), int(mode, 8))
+    for found in filter(None, map(_RESULT.fullmatch, words)):
+        if is_within(found[4]):
+            name = str(PurePosixPath(found[4]))
+            files[name] = Found(name, int(found[1]), int(found[2]), int(found[3], 8))
     return tuple(files.values())
 
 

@@ -105,8 +105,10 @@ class Foreman:
         seat.note_placement(launch)
 
     def hold(self) -> None:
-        """Place nothing any more; may be called from any thread."""
+        """Place nothing any more, nor keep what waits for files; may be called from any thread."""
         self._holding.set()
+        for seat in list(self.seats.values()):
+            seat.driver.hold_back()
 
     def apply(self, seat: Seat, turn: Turn) -> None:
         """Note what a turn brought."""

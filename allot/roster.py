@@ -99,9 +99,11 @@ def config_path(path: str | Path | None) -> Path | None:
         None for the one that OpenSSH reads by itself, together with the system's.
     """
     own = Path("~/.ssh/config").expanduser()
-    asked = own if path is None else Path(path).expanduser()
-    # OpenSSH takes the home from the user database, whatever $HOME says.
-    its_own = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh/config"
+    asked = own if path is None else Path(path).expanduser().absolute()
+    try:  # OpenSSH takes the home from the user database, whatever $HOME says.
+        its_own = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh/config"
+    except KeyError:  # a user of whom that knows nothing, as in a container
+        its_own = own
     if asked == its_own or (path is None and not own.exists()):
         return None
     return asked

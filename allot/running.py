@@ -57,8 +57,8 @@ class Running:
         """Whether it has ended, and had printed anything."""
         return self.ended is not None and self.ended.has_output
 
-    def verdict(self, *, ends_at_logout: bool) -> tuple[TaskState, int | None, str]:
-        """How it ended, once what it wrote is home: state, exit code, and what else to say.
+    def verdict(self, *, ends_at_logout: bool) -> tuple[TaskState, int | None, str, float]:
+        """How it ended, once what it wrote is home: state, exit code, what else to say, and when.
 
         Args:
             ends_at_logout: Whether the node ends processes at logout, which may explain a loss.
@@ -74,4 +74,4 @@ class Running:
             state, code = self.lost, None
             problems.insert(0, describe_loss(state, ends_at_logout=ends_at_logout))
         problems[:0] = dict.fromkeys(self.warnings)
-        return state, code, "; ".join(problems)
+        return state, code, "; ".join(problems), self.ended.time

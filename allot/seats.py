@@ -78,6 +78,7 @@ class Seat:
     due: float | None = field(default_factory=lambda: time.monotonic() + IDLE_LOOK_S)
     under_way: bool = False
     sends: bool = False
+    holds: bool = False
     turns: int = 0
     failed_in_a_row: int = 0
     completed: int = 0
@@ -157,14 +158,15 @@ class Seat:
     @property
     def owes_mail(self) -> bool:
         """Whether something that can be sent is not on its node yet."""
-        return self.sends or (self.is_reachable and bool(self.inbox or self.cancels))
+        owes = self.inbox or self.cancels or self.holds
+        return self.sends or (self.is_reachable and bool(owes))
 
     def take_back(self, turn: Turn, running: int) -> None:
         """Note what a turn brought, with so many tasks running there."""
         self.under_way = self.sends = False
         self.turns += 1
         now = time.monotonic()
-        self.cursor = turn.cursor or self.cursor
+        self.cursor, self.holds = turn.cursor or self.cursor, turn.holds
         if turn.facts is not None:
             self.note_facts(turn.facts, running)
         if turn.error is not None:

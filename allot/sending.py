@@ -8,7 +8,9 @@ was. What the client sees on both sides (the two directories are one) is left as
 from __future__ import annotations
 
 import base64
+import errno
 import os
+import stat
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from typing import Protocol
 from allot import errands, paths
 from allot.errors import ConnectionFailedError
 from allot.node import FileMove, FileWrite, Node
-from allot.staging import Entry
+from allot.staging import Entry, as_mtime
 
 # Every SFTP server takes writes of this size (draft-ietf-secsh-filexfer-02, section 3).
 _PIECE_BYTES = 32 * 1024
@@ -110,7 +112,7 @@ class _Sending:
         self.part = paths.unfinished(self.path, key)
         self.offset = 0
         self.tries = 0
-        self.identity = (0, 0)
+        self.identity = (-1, 0)  # it was not looked at yet
 
     def pieces(self, most: int) -> list[FileWrite]:
         """The next pieces, as the file is now.
@@ -118,15 +120,15 @@ class _Sending:
         Raises:
             OSError: It cannot be read here.
         """
-        with self.entry.path.open("rb") as file:
+        with open(self.entry.path, "rb", opener=_open_at_once) as file:
             said = os.fstat(file.fileno())
+            if not stat.S_ISREG(said.st_mode):
+                raise OSError(None, "it is no file any more")
             identity = said.st_size, said.st_mtime_ns
-            if self.offset == 0:
-                self.identity = identity
-            elif identity != self.identity:
+            if identity != self.identity:
                 self.offset, self.identity, self.tries = 0, identity, self.tries + 1
-                if self.tries == _TRIES:
-                    raise OSError(None, "it changes all the time here", str(self.entry.path))
+                if self.tries > _TRIES:
+                    raise OSError(None, "it changes all the time; name a copy of it")
             file.seek(self.offset)
             data = file.read(most)
         starts = range(0, len(data), _PIECE_BYTES) if data or self.offset else range(1)
@@ -145,8 +147,7 @@ class _Sending:
 
     @property
     def move(self) -> FileMove:
-        mtime = self.identity[1] // 1_000_000_000
-        return FileMove(self.part, self.path, mtime, self.entry.mode)
+        return FileMove(self.part, self.path, as_mtime(self.identity[1]), self.entry.mode)
 
 
 class Sender:
@@ -160,6 +161,7 @@ class Sender:
     def __init__(self, key: str) -> None:
         """Prepare; ``key`` marks what is unfinished, and is this client's own for this node."""
         self._key = key
+        self._breaks = 0
         self._waiting: deque[_Sending] = deque()
         self._under_way: list[_Sending] = []
         self.done = self.total = 0
@@ -174,7 +176,7 @@ class Sender:
         if not self.busy:
             self.done = self.total = 0
         for entry in entries:
-            self._waiting.append(_Sending(entry, root, self._key))
+            self._waiting.append(_Sending(entry, root, f"{self._key}-{self._breaks}"))
             self.total += entry.size
 
     def advance(self, writer: Writer) -> list[Sent]:
@@ -191,11 +193,14 @@ class Sender:
         room = _ROUND_BYTES
         while room > 0 and len(asked) < _MOST_OPEN and self.busy:
             one = self._under_way.pop(0) if self._under_way else self._waiting.popleft()
+            before = one.offset
             try:
                 pieces = one.pieces(room)
             except OSError as error:
                 settled.append(_unread(one, error))
                 continue
+            finally:
+                self.done -= before - one.offset  # it was begun anew
             asked.append((one, pieces))
             room -= sum(len(piece.data) for piece in pieces)
         answers = iter(writer.write([piece for _, pieces in asked for piece in pieces]))
@@ -234,10 +239,20 @@ class Sender:
             settled.append(_unwritten(one, refusal) if refusal else Sent(one.path))
         return settled
 
-    def abandon(self) -> None:
-        """Forget what is under way; the next client's look removes what is left there."""
+    def abandon(self) -> list[str]:
+        """Forget what is under way.
+
+        What was sent may still be carried out: what follows is put together under other names.
+
+        Returns:
+            The unfinished files there, absolute; where they cannot be removed now, the next look
+            at their directory does it.
+        """
+        self._breaks += 1
+        unfinished = [one.part for one in self._under_way]
         self._waiting.clear()
         self._under_way.clear()
+        return unfinished
 
 
 def _is_seen_here(one: _Sending) -> bool:
@@ -256,4 +271,10 @@ def _unread(one: _Sending, error: OSError) -> Sent:
 
 def _unwritten(one: _Sending, error: OSError) -> Sent:
     why = error.strerror or error
-    return Sent(one.path, f"stage_in: {one.path} cannot be written there: {why}; is there room?")
+    remedy = {errno.EACCES: "who may write there?", errno.ENOENT: "was a directory removed?"}
+    asked = remedy.get(error.errno or 0, "is there room?")
+    return Sent(one.path, f"stage_in: {one.path} cannot be written there: {why}; {asked}")
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # one that became a pipe must not be waited for

@@ -17,7 +17,7 @@ from allot.errors import ConfigError
 from allot.harvest import Results
 from allot.model import Progress
 from allot.node import Node
-from allot.script import Launch
+from allot.script import Launch, quote
 from allot.sending import Sender, SftpWriter, ShellWriter, Writer
 from allot.staging import Entry, Identity, Source, as_line, read_lines
 from allot.tree import Trees
@@ -70,6 +70,11 @@ class Stager:
         self._known: dict[tuple[str, str, str], Identity] | None = None
 
     @property
+    def busy(self) -> bool:
+        """Whether there is anything to be done for a task, or to be cleared away."""
+        return bool(self.held) or self._sender.busy
+
+    @property
     def progress(self) -> Progress | None:
         """How many bytes have arrived of those that are on their way, None where none are."""
         sender = self._sender
@@ -101,6 +106,7 @@ class Stager:
             ConnectionFailedError: The node is out of reach.
         """
         if not self.held:
+            self._stop_sending()
             return [], []
         new = [unit for launch in self.held.values() for unit in self._new_units(launch)]
         for unit in new:
@@ -127,9 +133,18 @@ class Stager:
             else:
                 continue
             del self.held[key]
-        # What failed is tried again for the next task that needs it.
-        self._units = {key: unit for key, unit in self._units.items() if not unit.problem}
+        if failed:  # it is tried again for the next task that needs it
+            self._units = {key: unit for key, unit in self._units.items() if not unit.problem}
         return ready, failed
+
+    def _stop_sending(self) -> None:
+        """Nobody needs what is under way any more: what is unfinished there goes away."""
+        if self._sender.busy:
+            unfinished = self._sender.abandon()
+            self._units = {key: unit for key, unit in self._units.items() if unit.is_settled}
+            self._waits.clear()
+            if unfinished:
+                self._node.request(f"rm -f -- {' '.join(map(quote, unfinished))} 2> /dev/null")
 
     @property
     def _writer(self) -> Writer:

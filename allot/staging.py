@@ -24,6 +24,10 @@ Identity: TypeAlias = "tuple[int, int] | str"
 """What tells whether a file is still the same: size and time (Unix seconds), or a link's target."""
 
 _PLAIN_IN_PATTERN = re.compile(r"[\w./*?\[\]!^:-]", re.ASCII)
+_SIZE_AND_TIME = re.compile(r"(\d{1,19})-(-?\d{1,11})", re.ASCII)
+
+_KINDS = ("S", "C")
+_MOST_TIME = (1 << 32) - 1  # SFTP's third version knows no other times
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Entry:
-    """One file or symbolic link of a source.
+    """One file, symbolic link or empty directory of a source.
 
     Attributes:
         path: Where it is on the client.
         name: Where it goes, below the task's working directory.
-        size: Bytes; 0 for a link.
+        size: Bytes; 0 for what is no file.
         mtime: Last change, Unix seconds.
         mode: Its permissions.
-        target: What a link says, None for a file.
+        target: What a link says, empty for a directory, None for a file.
     """
 
     path: Path
@@ -83,6 +87,11 @@ class Found:
     mode: int
 
 
+def as_mtime(nanoseconds: int) -> int:
+    """A time as it is set on a node and compared with what lies there: whole Unix seconds."""
+    return min(max(nanoseconds // 1_000_000_000, 0), _MOST_TIME)
+
+
 def as_source(text: str, start: Path) -> Source:
     """A path to be staged in.
 
@@ -91,10 +100,10 @@ def as_source(text: str, start: Path) -> Source:
         start: The directory that a relative one counts from.
 
     Raises:
-        ConfigError: It is empty, or leads upwards.
+        ConfigError: It is empty, no text, or leads upwards.
     """
-    if not text or "\0" in text:
-        raise ConfigError(f"stage_in: {text!r} is no path")
+    if not _is_name(text):
+        raise ConfigError(f"stage_in: {text!r} is no path; name a file or a directory")
     path = Path(text)
     if ".." in path.parts:
         raise ConfigError(
@@ -114,7 +123,7 @@ def as_pattern(text: str) -> str:
         ConfigError: It is empty, or names what lies outside of it.
     """
     path = PurePosixPath(text)
-    if not text or "\0" in text or path == PurePosixPath():
+    if not _is_name(text) or path == PurePosixPath():
         raise ConfigError(f"collect: {text!r} names nothing; give a file, a directory or a pattern")
     if path.is_absolute() or ".." in path.parts or text.startswith("~"):
         raise ConfigError(
@@ -189,10 +198,18 @@ def as_bash_pattern(pattern: str) -> str:
     )
 
 
+def _is_name(text: str) -> bool:
+    """Whether the system can be given it."""
+    try:
+        return b"\0" not in os.fsencode(text) and text != ""
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+
+
 def is_within(name: str) -> bool:
-    """Whether a name that a node told stays below the directory it counts from."""
+    """Whether a name that a node told is one below the directory it counts from."""
     path = PurePosixPath(name)
-    return bool(name) and not path.is_absolute() and ".." not in path.parts
+    return path.parts != () and not path.is_absolute() and ".." not in path.parts
 
 
 def as_line(kind: str, root: str, name: str, identity: Identity) -> str:
@@ -212,10 +229,11 @@ def read_lines(data: bytes) -> dict[tuple[str, str, str], Identity]:
         if len(words) != len(("kind", "form", "root", "name", "identity")):
             continue
         kind, form, *rest = words
+        if kind not in _KINDS:
+            continue
         root, name, said = (os.fsdecode(unquote_to_bytes(one)) for one in rest)
-        size, _, mtime = said.partition("-")
         if form == "L":
             known[kind, root, name] = said
-        elif size.isdecimal() and mtime.isdecimal():
-            known[kind, root, name] = (int(size), int(mtime))
+        elif form == "F" and (found := _SIZE_AND_TIME.fullmatch(said)):
+            known[kind, root, name] = (int(found[1]), int(found[2]))
     return known

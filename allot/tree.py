@@ -15,12 +15,12 @@ from pathlib import Path
 
 from allot.errors import ConfigError
 from allot.model import Params
-from allot.staging import Entry, Source, check_names, sources_of
+from allot.staging import Entry, Source, as_mtime, check_names, sources_of
 from allot.template import names_in
 
 
 def scan(source: Source, leave_out: Collection[Path] = ()) -> tuple[Entry, ...]:
-    """Every file and link of a source, in the order of their names.
+    """Every file, link and empty directory of a source, in the order of their names.
 
     Args:
         source: What to look at.
@@ -30,30 +30,37 @@ def scan(source: Source, leave_out: Collection[Path] = ()) -> tuple[Entry, ...]:
         ConfigError: It is not there, cannot be read, or holds a link that leads out of it.
     """
     try:
-        is_directory = stat.S_ISDIR(source.path.stat().st_mode)
-        if not is_directory:
+        mode = source.path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            return tuple(_walk(source, {os.path.realpath(one) for one in leave_out}))
+        if stat.S_ISREG(mode):
             return (_file(source.path, source.name),)
-        return tuple(_walk(source, {one.resolve() for one in leave_out}))
     except OSError as error:
         raise ConfigError(
             f"stage_in: {error.filename or source.path}: {error.strerror or error}"
         ) from error
+    raise ConfigError(
+        f"stage_in: {source.path} is neither a file nor a directory: write it to a file first"
+    )
 
 
-def _walk(source: Source, leave_out: Collection[Path]) -> Iterator[Entry]:
-    root = source.path.resolve()
-    folders = [(root, "" if source.name == "." else f"{source.name}/")]
+def _walk(source: Source, leave_out: Collection[str]) -> Iterator[Entry]:
+    root = os.path.realpath(source.path)
+    folders = [("", "" if source.name == "." else f"{source.name}/")]
     while folders:
-        folder, prefix = folders.pop()
-        with os.scandir(folder) as found:
+        within, prefix = folders.pop()
+        with os.scandir(source.path / within) as found:
             members = sorted(found, key=lambda one: one.name)
+        if prefix and not members:
+            yield Entry(source.path / within, prefix.removesuffix("/"), 0, 0, 0o777, "")
         for one in members:
-            path, name = folder / one.name, f"{prefix}{one.name}"
+            path, name = source.path / within / one.name, f"{prefix}{one.name}"
+            place = os.path.join(within, one.name)
             if one.is_symlink():
-                yield _link(path, name, root)
+                yield _link(path, name, root, place)
             elif one.is_dir():
-                if path not in leave_out:
-                    folders.append((path, f"{name}/"))
+                if os.path.join(root, place) not in leave_out:
+                    folders.append((place, f"{name}/"))
             elif one.is_file():
                 yield _file(path, name)
 
@@ -62,19 +69,23 @@ def _file(path: Path, name: str) -> Entry:
     if not os.access(path, os.R_OK):
         raise PermissionError(None, "it cannot be read", str(path))
     said = path.stat()
-    return Entry(path, name, said.st_size, int(said.st_mtime), stat.S_IMODE(said.st_mode))
+    return Entry(path, name, said.st_size, as_mtime(said.st_mtime_ns), stat.S_IMODE(said.st_mode))
 
 
-def _link(path: Path, name: str, root: Path) -> Entry:
-    target = path.resolve()
-    if not target.is_relative_to(root) or not target.exists():
+def _link(path: Path, name: str, root: str, place: str) -> Entry:
+    """A link at a place of the tree below ``root``."""
+    target = os.path.realpath(path)
+    if os.path.commonpath((target, root)) != root or not os.path.exists(target):
         raise ConfigError(
             f"stage_in: {path} is a link that leads out of {root}, or nowhere: name what it "
             "stands for in stage_in as well, or put a copy in its place"
         )
     said = os.readlink(path)
-    within = said if not os.path.isabs(said) else os.path.relpath(target, path.parent)
-    return Entry(path, name, 0, 0, 0o777, within)
+    folder = os.path.dirname(place)
+    if os.path.isabs(said) or os.path.normpath(f"./{folder}/{said}").split("/")[0] == "..":
+        # On a node it would lead elsewhere, though it comes back here.
+        said = os.path.relpath(target, os.path.join(root, folder))
+    return Entry(path, name, 0, 0, 0o777, said)
 
 
 class Trees:

@@ -85,6 +85,7 @@ class Turn:
         cursor: How far its event file need not be read again, None where that is not known.
         owed: Orders that it could not write down, by task and attempt; they are given again.
         complaint: Why it should be given nothing new for now, or empty.
+        holds: Whether tasks wait there for files that they need.
         transfer: How many bytes have arrived of those on their way there or back, if any.
     """
 
@@ -97,3 +98,4 @@ class Turn:
     owed: frozenset[tuple[int, int]] = frozenset()
     complaint: str = ""
     transfer: Progress | None = None
+    holds: bool = False

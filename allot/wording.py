@@ -42,7 +42,7 @@ def _number(value: float) -> str:
 
 def amount(size: int) -> str:
     """Bytes in three digits: 820B, 2.6GB."""
-    return f"{_number(size).strip()}B"
+    return f"{size if size < _NEXT_UNIT_FROM else _number(size).strip()}B"
 
 
 def percent(fraction: float) -> str:

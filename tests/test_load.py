@@ -17,6 +17,7 @@ from allot import (
     AllotError,
     Cluster,
     ConfigError,
+    NodeProbe,
     Progress,
     StateFileError,
     Task,
@@ -355,3 +356,25 @@ def test_a_forked_child_leaves_the_job_alone(
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         (log / "go-on").touch()
         assert cluster.wait(S, progress=False).ok
+
+
+def test_a_job_is_found_from_another_directory(
+    five_nodes: SshdNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was named relative to where it began is not looked for where one is now."""
+    monkeypatch.chdir(five_nodes.ssh_config.parent)
+    with Cluster(
+        "job",
+        tmp_path,
+        command="true",
+        ntasks=1,
+        node_file=five_nodes.node_file,
+        ssh_config=five_nodes.ssh_config.name,
+        oversubscribe=True,
+        probe=NodeProbe(max_load_per_cpu=None),
+    ) as cluster:
+        assert cluster.wait(60, progress=False).ok
+    monkeypatch.chdir("/")
+    with Cluster.load(tmp_path) as cluster:
+        cluster.rerun([0])
+        assert cluster.wait(60, progress=False).ok

@@ -107,6 +107,23 @@ def test_a_task_turns_what_it_is_given_into_text_and_paths() -> None:
     assert dict(task.env) == {"SEED": "7", "OUT": "/tmp/x"}
 
 
+def test_a_task_names_its_files() -> None:
+    """One path or several, as text or ``Path``."""
+    task = Task("x", stage_in=Path("in/a"), collect="out/*")
+    assert (task.stage_in, task.collect) == (("in/a",), ("out/*",))
+    task = Task("x", stage_in=["a", Path("b")], collect=iter(["c"]))
+    assert (task.stage_in, task.collect) == (("a", "b"), ("c",))
+    assert Task("x").stage_in == Task("x").collect == ()
+
+
+@pytest.mark.parametrize("argument", ["stage_in", "collect"])
+@pytest.mark.parametrize("value", [7, b"a", {"a": "b"}, [1], None])
+def test_files_that_are_no_paths_are_refused(argument: str, value: object) -> None:
+    """The refusal names the argument and what it was."""
+    with pytest.raises(TaskConfigError, match=f"{argument} must .* not "):
+        Task("x", **{argument: value})  # type: ignore[arg-type]
+
+
 def test_a_task_does_not_change() -> None:
     """A task that was handed over cannot be changed behind the launcher's back."""
     task = Task("run", env={"A": "1"})

@@ -182,6 +182,34 @@ def test_narrow_terminals(width: int, row: str, ended: str, job: str) -> None:
         assert text(line).endswith(expected)
 
 
+MOVING = (NodeStatus("node01", READY, 0, transfer=Progress(2_600_000, 5_200_000)), NODES[1])
+
+
+@pytest.mark.parametrize(
+    ("width", "end"),
+    [(100, "50%|#| 2.6MB/5.2MB of its files"), (39, "50%|#| 2.6MB/5.2MB"), (20, "RUNNING")],
+)
+def test_a_task_that_waits_for_its_files(width: int, end: str) -> None:
+    """Its bar shows how far they are, until it begins; then its own progress counts."""
+    waits = status(0, R, started_at=None)
+    job = replace(snapshot(waits, status(1, R)), nodes=MOVING)
+    first, second, _ = draw(job, width)
+    assert text(first).endswith(end)
+    assert (first.fraction == 0.5) == (width > 20)
+    assert second.fraction is None
+    still = replace(job, nodes=NODES)
+    assert draw(still, width)[0].fraction is None
+
+
+def test_files_on_their_way_in_the_line_of_counts() -> None:
+    """All nodes' together; nothing is said where nothing is on its way, or room is short."""
+    nodes = (MOVING[0], NodeStatus("node02", READY, 1, transfer=Progress(0, 4_800_000)))
+    job = replace(snapshot(status(0, R)), nodes=nodes)
+    assert line(job, seats=(0,)) == "1 running · files 26% of 10MB"
+    assert line(job, 28, seats=(0,)) == "1 running"
+    assert line(replace(job, nodes=NODES[:1]), seats=(0,)) == "1 running"
+
+
 def test_all_done() -> None:
     """At the end the job's bar is full: green where all completed, else red."""
     complete = snapshot(status(0, C, progress=Progress(120, 120)))

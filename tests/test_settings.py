@@ -10,7 +10,14 @@ import pytest
 
 from allot.errors import ConfigError
 from allot.scheduler import Distribution
-from allot.settings import Settings, as_distribution, as_lines, as_variables
+from allot.settings import (
+    Settings,
+    as_directory,
+    as_distribution,
+    as_lines,
+    as_texts,
+    as_variables,
+)
 
 
 def make(**changes: Any) -> Settings:
@@ -141,6 +148,51 @@ def test_lines_are_one_string_or_several() -> None:
     for value in (7, b"a", {"a": 1}, [1]):
         with pytest.raises(ConfigError, match="setup must"):
             as_lines("setup", value)
+
+
+def test_paths_are_one_or_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text or ``Path``; ``~`` is the client's home."""
+    monkeypatch.setenv("HOME", "/home/u")
+    assert as_texts("stage_in", Path("~/x")) == ("/home/u/x",)
+    assert as_texts("stage_in", "a b") == ("a b",)
+    assert as_texts("stage_in", [Path("a"), "~"]) == ("a", "/home/u")
+    for value in (7, b"a", {"a": 1}, [1], [b"a"]):
+        with pytest.raises(ConfigError, match="stage_in must"):
+            as_texts("stage_in", value)
+    with pytest.raises(ConfigError, match="setup must"):
+        as_lines("setup", [Path("a")])
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "words"),
+    [
+        ("stage_in", "../x", "stage_in: ../x leads upwards"),
+        ("stage_in", "", "stage_in: '' is no path"),
+        ("collect", "/x", "collect: /x is not below"),
+    ],
+)
+def test_files_that_cannot_be_meant_are_refused(argument: str, value: str, words: str) -> None:
+    """Before anything is connected to; what is well is kept as it was written."""
+    kept = make(stage_in=("a", "in/{proc_id}"), collect=("out/*",), collect_to=Path("/here"))
+    assert (kept.stage_in, kept.collect) == (("a", "in/{proc_id}"), ("out/*",))
+    with pytest.raises(ConfigError, match=words):
+        make(**{argument: ("x", value)})
+
+
+def test_a_directory_is_an_absolute_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``~`` is the client's home; what is no path, or empty, is refused by its name."""
+    monkeypatch.setenv("HOME", "/home/u")
+    assert as_directory("collect_to", "~/x/../y") == Path("/home/u/y")
+    assert as_directory("collect_to", Path()) == Path.cwd()
+    for value, words in ((7, "must be a path"), ("", "is empty: name a directory")):
+        with pytest.raises(ConfigError, match=f"collect_to {words}"):
+            as_directory("collect_to", value)
+
+
+def test_a_place_for_results_needs_results() -> None:
+    """It would have no meaning."""
+    with pytest.raises(ConfigError, match="collect_to says where results go: name them"):
+        make(collect_to=Path("/here"))
 
 
 def test_variables_are_given_or_passed_on() -> None:

@@ -15,7 +15,7 @@ from sandbox import wait_until
 from sshd import SshdNodes
 from test_cluster import run
 
-from allot import Cluster, ConfigError, NodeTaskConfig, Summary, Task, TaskState
+from allot import Cluster, ConfigError, NodeProbe, NodeTaskConfig, Summary, Task, TaskState
 from allot.cli import main
 
 
@@ -107,6 +107,7 @@ def test_each_task_gets_its_own_input(sshd_nodes: NodesFactory, here: Path) -> N
         ssh_config=nodes.ssh_config,
         ntasks_per_node=2,
         oversubscribe=True,
+        probe=NodeProbe(max_load_per_cpu=None),
         stage_in="{line}",
         collect="got.{proc_id}",
     ) as cluster:
@@ -237,6 +238,40 @@ def test_a_link_that_breaks_while_files_are_sent(sshd_nodes: NodesFactory, here:
     assert left == []
 
 
+def test_what_waits_for_files_waits_when_its_client_leaves(
+    sshd_nodes: NodesFactory, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is not said to run; cancelled while it waits it never starts, and nothing is left."""
+    nodes, out = apart(sshd_nodes, here), here.parent / "out"
+    with (here / "big").open("wb") as file:
+        file.truncate(200_000_000)
+    command = "echo $ALLOT_PROCID ran"
+    slots = {"ntasks": 2, "ntasks_per_node": 2}
+    with run(nodes, out, lambda _: command, stage_in="big", **slots) as cluster:
+        wait_until(lambda: any(node.transfer for node in cluster.nodes), 20, "nothing is sent")
+        cluster.cancel([1])
+        wait_until(lambda: cluster.tasks[1].state.is_final, 20, "it is not cancelled")
+    assert "1 tasks of job test job wait" in capfd.readouterr().err
+    (here / "big").write_text("small now")
+    with Cluster.load(out) as cluster:
+        assert [task.state for task in cluster.tasks] == ["PENDING", "CANCELLED"]
+    with Cluster.load(out, lambda _: command) as cluster:
+        summary = cluster.wait(60, progress=False)
+    assert [task.state for task in summary.tasks] == ["COMPLETED", "CANCELLED"]
+    with run(nodes, out, lambda _: command, stage_in="data", cwd="~/p") as cluster:
+        cluster.wait(60, progress=False)
+    with (here / "big").open("wb") as file:
+        file.truncate(200_000_000)
+    with run(nodes, out, lambda _: command, stage_in="big", cwd="~/p", ntasks=1) as cluster:
+        wait_until(lambda: any(node.transfer for node in cluster.nodes), 20, "nothing is sent")
+        cluster.cancel()
+        cluster.wait(60, progress=False)
+        there = nodes.node(0).path(nodes.home) / "p"
+        wait_until(
+            lambda: sorted(os.listdir(there)) == ["data"], 20, lambda: str(os.listdir(there))
+        )
+
+
 def test_a_client_that_dies_while_files_are_sent(sshd_nodes: NodesFactory, here: Path) -> None:
     """The next one sends what is missing, and the task runs once."""
     nodes = apart(sshd_nodes, here)
@@ -314,6 +349,6 @@ def test_files_by_command(
     code = main([*given, *files, "--collect-to", ".", "-n", "1", "--", "./prog > r{proc_id}"])
     said = capfd.readouterr().err
     assert (code, (here / "r0").read_bytes()) == (0, b"first\n\0\xff second\n"), said
-    assert "tasks start beside what is staged in" in said
+    assert "tasks start in the job's own directory there, with what is staged in" in said
     assert main([*given, "--stage-in", "nix", "--", "true"]) == 2
     assert "nix: No such file or directory" in capfd.readouterr().err

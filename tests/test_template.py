@@ -21,8 +21,12 @@ from allot.template import (
     as_factory,
     as_ntasks,
     as_params,
+    fill_text,
     grid,
+    names_in,
     names_of,
+    place_of,
+    values_of,
 )
 
 HOSTILE = ["$(x)", "`x`", "'; x; '", '"', "a\nb", "a b", "", "*", "~", "-n", "\\", "!x", "{a,b}"]
@@ -231,6 +235,28 @@ def test_a_line_in_its_place() -> None:
     assert Template(command, params).line(config(params)) == "t 7 5 2 'node 1' 0.1 {line}"
     assert Template(command, None).line(config(None)) == "t 7 5 2 'node 1' {lr} {line}"
     assert Template(command, "x").line(config("y z")) == "t 7 5 2 'node 1' {lr} 'y z'"
+
+
+def test_a_path_is_filled_as_it_is() -> None:
+    """Nothing is quoted; what has no value, and braces of other kinds, stay."""
+    values = {"proc_id": 3, "lr": 0.5, "name": "a b'"}
+    assert fill_text("in/{proc_id}-{lr}/{name}", values) == "in/3-0.5/a b'"
+    assert fill_text("{other}/${lr}/{a,b}/{}", values) == "{other}/$0.5/{a,b}/{}"
+    assert fill_text("{name}", {"name": "{lr}", "lr": 1}) == "{lr}"
+
+
+def test_what_is_known_of_a_task() -> None:
+    """Its place, and its parameters: of a line also its parts as a path."""
+    assert place_of(config(None)) == {
+        "proc_id": 7,
+        "node_id": 5,
+        "local_id": 2,
+        "node_name": "node 1",
+    }
+    assert values_of(None) == {}
+    assert values_of({"lr": 0.1}) == {"lr": 0.1}
+    assert values_of("in/x.csv")["stem"] == "x"
+    assert names_in("{node_id}/{lr}-{proc_id}/{node_name") == ["node_id", "proc_id"]
 
 
 def test_a_factory() -> None:

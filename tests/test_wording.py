@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allot.wording import clean, clock, cut, display_width, pad, percent, shorten, speed
+from allot.wording import (
+    amount,
+    clean,
+    clock,
+    cut,
+    display_width,
+    pad,
+    percent,
+    shorten,
+    speed,
+)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +51,22 @@ def test_clock(seconds: float, text: str) -> None:
 def test_speed(rate: float, text: str) -> None:
     """A rate has three digits at most; slow steps are given as seconds a step."""
     assert speed(rate) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0B"),
+        (7, "7B"),
+        (999, "999B"),
+        (1000, "1.0kB"),
+        (12_345, "12kB"),
+        (2_600_000_000, "2.6GB"),
+    ],
+)
+def test_amount(size: int, text: str) -> None:
+    """Bytes have no fractions; more of them have three digits at most."""
+    assert amount(size) == text
 
 
 @given(st.floats(1e-9, 1e9))
