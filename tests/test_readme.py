@@ -1,4 +1,4 @@
-"""README.md is true: its Python blocks run as they are, with smaller numbers, and its commands too."""
+"""README.md is true: its Python blocks run, with smaller numbers, and so do its commands."""
 
 from __future__ import annotations
 
