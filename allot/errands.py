@@ -211,18 +211,27 @@ __allot_leads_out() {
 }
 __allot_gather() {
   local file=$1 target
+  [[ ! ${seen[$file]-} ]] || return
   # What is unfinished is nobody's result.
-  [[ ! ${file##*/} =~ ^\.[0-9a-f]{16}\..*\.part$ ]] || return
+  [[ $file != */.*.part || ! ${file##*/} =~ ^\.[0-9a-f]{16}\..*\.part$ ]] || return
   if [[ -L $file ]]; then
     target=$(realpath -e -- "$file" 2> /dev/null; echo .)
     target=${target%??}
-    if [[ $target/ != "${root%/}"/* ]]; then printf 'L%s\0' "$file"; return; fi
-    [[ ! -d $file || -n $2 ]] || return
+    if [[ $target/ != "${root%/}"/* ]]; then
+      seen[$file]=yes
+      printf 'L%s\0' "$file"
+      return
+    fi
+    # A directory that the link itself lies in would go round in circles.
+    [[ ! -d $file || (-n $2 && ${root%/}/${file#./} != "$target"/*) ]] || return
   fi
+  seen[$file]=yes
   if [[ -f $file ]]; then files+=("$file")
   elif [[ -d $file ]]; then
     for file in "$file"/**; do
-      [[ -d $file && ! -L $file ]] || __allot_gather "$file" ''
+      if [[ -d $file && ! -L $file ]]; then seen[$file]=yes
+      else __allot_gather "$file" ''
+      fi
     done
   fi
 }
@@ -236,6 +245,7 @@ __allot_tell() {
 }
 __allot_collect() {
   local root=$1 pattern match matches files=() count first checked=
+  local -A seen=()
   shift
   CDPATH= cd -P -- "$root" 2> /dev/null || { printf 'T\0E\0'; return; }
   root=$PWD
@@ -247,7 +257,8 @@ __allot_collect() {
     count=0
     shopt -s dotglob
     for match in "${matches[@]}"; do
-      case $match/ in */../* | ./*/./* | ././*) continue ;; esac
+      match=${match%/}
+      case $match/ in ./ | */../* | ./*/./* | ././*) continue ;; esac
       [[ -e $match || -L $match ]] || continue
       count=$((count + 1))
       if __allot_leads_out "$match"; then printf 'L%s\0' "$match"

@@ -96,7 +96,7 @@ def as_source(text: str, start: Path) -> Source:
     """A path to be staged in.
 
     Args:
-        text: As the user wrote it.
+        text: As the user wrote it; a leading ``~`` is the client's.
         start: The directory that a relative one counts from.
 
     Raises:
@@ -104,7 +104,7 @@ def as_source(text: str, start: Path) -> Source:
     """
     if not _is_name(text):
         raise ConfigError(f"stage_in: {text!r} is no path; name a file or a directory")
-    path = Path(text)
+    path = Path(os.path.expanduser(text))
     if ".." in path.parts:
         raise ConfigError(
             f"stage_in: {text} leads upwards; name it by an absolute path, it arrives by its "

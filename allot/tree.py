@@ -13,6 +13,7 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from allot import paths
 from allot.errors import ConfigError
 from allot.model import Params
 from allot.staging import Entry, Source, as_mtime, check_names, sources_of
@@ -95,8 +96,11 @@ class Trees:
     """
 
     def __init__(self, leave_out: Collection[Path]) -> None:
-        """Prepare; ``leave_out`` are directories that are not gone into."""
-        self._leave_out = leave_out
+        """Prepare; ``leave_out`` are directories that are not gone into.
+
+        One of them may be a source all the same; what Allot keeps in it never goes along.
+        """
+        self._leave_out = [*leave_out, *map(paths.state_directory, leave_out)]
         self._lock = threading.Lock()
         self._known: dict[tuple[Source, int], tuple[Entry, ...]] = {}
 

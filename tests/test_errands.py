@@ -218,6 +218,8 @@ def test_results_are_found_by_their_patterns(node: LocalNode) -> None:
     assert found.problems == ()
     assert names(collect(node, work, ".hidden")) == [".hidden"]
     assert names(collect(node, work, "**/*.pt")) == ["out/a.pt"]
+    assert names(collect(node, work, "**")) == sorted([*HOSTILE, "out/a.pt", "out/deep/.b"])
+    assert names(collect(node, work, "out/**")) == ["out/a.pt", "out/deep/.b"]
 
 
 def test_a_task_without_a_directory_has_no_results(node: LocalNode) -> None:
@@ -247,7 +249,8 @@ def test_links_among_results(node: LocalNode) -> None:
     for name, target in links.items():
         (work / name).symlink_to(target)
     found = collect(node, work, "out", "top")
-    assert names(found) == ["out/a", "out/file", "out/up", "top/b"]
+    some = ["out/a", "out/file", "out/up"]
+    assert names(found) == [*some, "top/b"]
     assert sorted(one.split(" is ")[0] for one in found.problems) == [
         "out/away",
         "out/loop",
@@ -255,7 +258,11 @@ def test_links_among_results(node: LocalNode) -> None:
     ]
     assert "leads out of the task's directory, or nowhere: have the task copy" in found.problems[0]
     assert names(collect(node, work, "self/x y", "top/b")) == ["self/x y", "top/b"]
-    assert "self/x y" in names(collect(node, work, "self"))
+    found = collect(node, work, "self")
+    assert (found.files, found.missing, found.problems) == ((), (), ())
+    found = collect(node, work, "out", "out/*", "**")
+    assert len(found.problems) == len(set(found.problems)) == 4
+    assert names(found) == sorted([*some, "out/folder/b", "top/b", "data\n/b", "x y"])
     for pattern in ("away", "away/s", "away/*", "self/away/s"):
         found = collect(node, work, pattern)
         assert found.files == ()

@@ -49,6 +49,14 @@ def test_where_a_source_is_and_where_it_goes(text: str, path: Path, name: str) -
     assert as_source(text, START) == Source(path, name)
 
 
+def test_a_home_is_the_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the path comes from: an option, a task, a line of parameters."""
+    monkeypatch.setenv("HOME", "/home/u")
+    assert as_source("~/set/x", START) == Source(Path("/home/u/set/x"), "x")
+    assert sources_of(["{line}"], START, {}, "~/x") == (Source(Path("/home/u/x"), "x"),)
+    assert as_source("./~", START) == Source(START / "~", "~")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -246,6 +254,7 @@ def test_a_torn_line_counts_for_nothing(
 @given(st.binary(max_size=200))
 def test_rubbish_is_read_as_nothing(data: bytes) -> None:
     """A garbled reply raises nothing."""
+    assert read_lines(b"X F a b 1-2\nSS F a b 1-2\nS X a b 1-2\nS F a b 1-\nS F a b\n") == {}
     for (kind, root, name), said in read_lines(
         data + b"\nS F a b 1" + b"2" * 5000 + b"-1\n"
     ).items():

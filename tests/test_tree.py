@@ -170,6 +170,13 @@ def test_the_jobs_own_outputs_stay_here(tmp_path: Path) -> None:
     assert found(root, "out") == {"out/0.out": None}
 
 
+def test_what_allot_keeps_stays_here(tmp_path: Path) -> None:
+    """Also where the outputs lie in the source itself: it holds the variables of the tasks."""
+    grow(tmp_path, "x", ".allot/job.json", "sub/.allot/y")
+    entries = Trees([tmp_path]).entries(Source(tmp_path, "."), 0)
+    assert {entry.name for entry in entries} == {"x", "sub/.allot/y"}
+
+
 def test_a_tree_is_looked_at_once_for_all_nodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
