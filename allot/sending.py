@@ -12,20 +12,23 @@ import errno
 import os
 import stat
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from allot import errands, paths
 from allot.errors import ConnectionFailedError
 from allot.node import FileMove, FileWrite, Node
 from allot.staging import Entry, as_mtime
 
+_T = TypeVar("_T")
+
 # Every SFTP server takes writes of this size (draft-ietf-secsh-filexfer-02, section 3).
 _PIECE_BYTES = 32 * 1024
 _ROUND_BYTES = 2 * 1024 * 1024
 _MOST_OPEN = 128
+_MOST_A_REQUEST = 16  # to Bash: all of it must arrive in time, over a slow line too
 _TRIES = 3
 
 
@@ -71,19 +74,23 @@ class ShellWriter:
     def write(self, pieces: Sequence[FileWrite]) -> list[OSError | None]:
         """See :class:`Writer`."""
         texts = [(one.path, one.offset, base64.b64encode(one.data).decode()) for one in pieces]
-        return self._ask(errands.write_script(texts), [one.path for one in pieces])
+        return self._ask(errands.write_script, texts, [one.path for one in pieces])
 
     def move(self, moves: Sequence[FileMove]) -> list[OSError | None]:
         """See :class:`Writer`."""
-        script = errands.settle_script((one.part, one.path, one.mtime, one.mode) for one in moves)
-        return self._ask(script, [one.path for one in moves])
+        texts = [(one.part, one.path, one.mtime, one.mode) for one in moves]
+        return self._ask(errands.settle_script, texts, [one.path for one in moves])
 
-    def _ask(self, script: str, files: Sequence[str]) -> list[OSError | None]:
-        if not files:
-            return []
-        said = errands.parse_problems(self._node.request(script))
-        if len(said) != len(files):
-            raise ConnectionFailedError(self._node.name, "garbled answer of its shell")
+    def _ask(
+        self, script: Callable[[Sequence[_T]], str], items: Sequence[_T], files: Sequence[str]
+    ) -> list[OSError | None]:
+        said: list[str] = []
+        for first in range(0, len(items), _MOST_A_REQUEST):
+            some = items[first : first + _MOST_A_REQUEST]
+            answers = errands.parse_problems(self._node.request(script(some)))
+            if len(answers) != len(some):
+                raise ConnectionFailedError(self._node.name, "garbled answer of its shell")
+            said += answers
         return [
             OSError(None, problem, file) if problem else None
             for problem, file in zip(said, files, strict=True)

@@ -361,6 +361,29 @@ def test_an_answer_that_does_not_fit_is_a_broken_connection(here: Path) -> None:
         sender_of(here).advance(ShellWriter(cast(Any, Garbled())))
 
 
+def test_a_request_to_bash_is_bounded(
+    here: Path, tmp_path: Path, node: LocalNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it must arrive within the time that a node has to answer."""
+    monkeypatch.setattr("allot.sending._ROUND_BYTES", 20 * ROUND)
+    (here / "x").write_bytes(bytes(10 * ROUND))
+    (tmp_path / "there").mkdir()
+    writer = ShellWriter(cast(Any, node))
+    lengths: list[int] = []
+    request = node.request
+
+    def measured(text: str) -> bytes:
+        lengths.append(len(text))
+        return request(text)
+
+    monkeypatch.setattr(node, "request", measured)
+    assert send(sender_of(here, str(tmp_path / "there")), writer, rounds=1) == [
+        Sent(str(tmp_path / "there/x"))
+    ]
+    assert max(lengths) < 1_000_000
+    assert (tmp_path / "there/x").read_bytes() == bytes(10 * ROUND)
+
+
 def test_a_beginning_that_is_gone_is_noticed(here: Path, tmp_path: Path, node: LocalNode) -> None:
     """Somebody removed what is unfinished: the rest is not taken for the file."""
     (here / "x").write_bytes(bytes(3 * HALF))
