@@ -328,7 +328,7 @@ class NodeDriver:
         ):
             self._reports.append(Stepped(*ended[id(output)].key, progress))
         for output in home:
-            if output.results is not None:
+            if output.results is not None and not output.is_lost:
                 self._stager.note_collected(output.results)
             task = ended[id(output)]
             state, code, reason, when = task.verdict(ends_at_logout=self._ends_at_logout)

@@ -52,13 +52,14 @@ class Collected:
     problems: tuple[str, ...] = ()
 
 
-def look_script(root: str, names: Sequence[str], key: str) -> str:
+def look_script(root: str, names: Sequence[str], key: str, own: str) -> str:
     """Make the directories that files go to, and find out which of the files are there.
 
     Args:
         root: The directory; a leading ``~`` is expanded there.
         names: The files, below it.
         key: Marks unfinished files of this job; those of an earlier client are removed.
+        own: Marks those of this client, which stay.
 
     Returns:
         Bash for :func:`parse_look`.
@@ -73,7 +74,7 @@ if said=$(mkdir -p -- {quote_path(root)} 2>&1) && CDPATH= cd -P -- {quote_path(r
 then
   printf '%s\\0' "$PWD"
   shopt -s nullglob
-  rm -f -- {leftovers}
+  for said in {leftovers}; do [[ $said == *.{own}-* ]] || rm -f -- "$said"; done
   {stat}
 else printf '!%s\\0' "$said"
 fi
@@ -169,12 +170,13 @@ RECALL = '[[ ! -f $__allot_dir/files ]] || cat -- "$__allot_dir/files"'
 """Bash that prints what :func:`note_script` had the node remember."""
 
 
-def remove_script(root: str, names: Iterable[str]) -> str:
-    """Remove files below a directory, and the directories that are empty then, itself too."""
+def remove_script(root: str, names: Iterable[str], links: Iterable[str]) -> str:
+    """Remove files and links below a directory, and directories that are empty then, itself too."""
     words = " ".join(map(quote, names))
     return f"""(
 CDPATH= cd -P -- {quote(root)} || exit
 rm -f -- {words}
+for name in {" ".join(map(quote, links))}; do [[ ! -L $name ]] || rm -f -- "$name"; done
 find . -mindepth 1 -depth -type d -empty -delete
 rmdir -- {quote(root)}
 ) 2> /dev/null"""

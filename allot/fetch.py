@@ -39,6 +39,7 @@ class Wanted:
         source: Where it lies on the node.
         attempt: For a task's output: which try of it; what an earlier one wrote is kept. None for
             a result, which takes its place.
+        size: Bytes that it had when it was found, for a result.
         mtime: Its last change, Unix seconds, for a result.
         mode: Its permissions, for a result.
     """
@@ -46,6 +47,7 @@ class Wanted:
     path: Path
     source: str
     attempt: int | None = None
+    size: int = 0
     mtime: int = 0
     mode: int = 0o600
 
@@ -85,6 +87,10 @@ class _Transfer:
         ends = range(self.offset, self.size, _PIECE_BYTES)[:most]
         name = self.wanted.source
         return [FileRead(name, at, min(_PIECE_BYTES, self.size - at)) for at in ends]
+
+    def ends(self, reads: Sequence[FileRead]) -> bool:
+        """Whether it is whole once these pieces are there."""
+        return self.offset + sum(read.length for read in reads) >= self.size
 
     def write(self, data: bytes) -> None:
         with self.partial.open("r+b") as file:
@@ -201,15 +207,34 @@ class Fetcher:
         most = max(1, _PIECES_A_ROUND // len(self._transfers))
         asked = [(transfer, transfer.reads(most)) for transfer in self._transfers]
         answers = iter(reader.read([read for _, reads in asked for read in reads]))
+        grown = self._grown(reader, [transfer for transfer, reads in asked if transfer.ends(reads)])
         settled = []
         for transfer, reads in asked:
             pieces = [next(answers) for _ in reads]
-            if (done := _take(transfer, reads, pieces)) is not None:
+            if transfer in grown:
+                done: Fetched | None = Fetched(transfer.wanted.path, grown[transfer])
+            else:
+                done = _take(transfer, reads, pieces)
+            if done is not None:
                 settled.append(done)
                 self._transfers.remove(transfer)
                 if done.problem:
                     transfer.drop()
         return settled
+
+    @staticmethod
+    def _grown(reader: Reader, ending: Sequence[_Transfer]) -> dict[_Transfer, str]:
+        """The results that are still written to although their task has ended, and what to say."""
+        results = [one for one in ending if one.wanted.attempt is None]
+        if not results:
+            return {}
+        sources = [one.wanted.source for one in results]
+        reader.forget(sources)
+        return {
+            one: f"{one.wanted.source} is still written to: have the task wait for what it started"
+            for one, size in zip(results, reader.sizes(sources), strict=True)
+            if size != one.wanted.size
+        }
 
 
 def _take(

@@ -21,9 +21,9 @@ from allot.output import LocalReader, Reader, SftpReader, ShellReader, Watch, lo
 from allot.patterns import make_parser
 from allot.probe import Sharing
 from allot.script import Launch
-from allot.staging import Found
+from allot.staging import Found, as_mtime, is_asked_for
 
-_LIST_S = 60.0
+_LIST_S = 300.0
 
 
 @dataclass
@@ -223,6 +223,9 @@ class Harvest:
         files: list[tuple[Found, Wanted]] = []
         refusals: list[str] = []
         for file in answer.files:
+            if not is_asked_for(file.name, launch.collect):
+                refusals.append(f"collect: the node named {file.name!r}, which nobody asked for")
+                continue
             path = (launch.collect_to or launch.output_file.parent) / file.name
             source = f"{answer.root.rstrip('/')}/{file.name}"
             try:
@@ -235,7 +238,7 @@ class Harvest:
             if refusal:
                 refusals.append(f"collect: {refusal}")
             else:
-                files.append((file, Wanted(path, source, None, file.mtime, file.mode)))
+                files.append((file, Wanted(path, source, None, file.size, file.mtime, file.mode)))
         return files, refusals
 
     def _is_here(self, path: Path, file: Found) -> bool:
@@ -243,7 +246,7 @@ class Harvest:
         if self._claims.owner(path) is not None or not path.is_file():
             return False
         said = path.stat()
-        return (said.st_size, int(said.st_mtime)) == (file.size, file.mtime)
+        return (said.st_size, as_mtime(said.st_mtime_ns)) == (file.size, file.mtime)
 
     def _parted(
         self, outputs: Sequence[Output], *, shared: bool

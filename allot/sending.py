@@ -174,6 +174,11 @@ class Sender:
         self.done = self.total = 0
 
     @property
+    def key(self) -> str:
+        """What marks the files that are under way now."""
+        return f"{self._key}-{self._breaks}"
+
+    @property
     def busy(self) -> bool:
         """Whether a file is on its way."""
         return bool(self._waiting or self._under_way)
@@ -183,7 +188,7 @@ class Sender:
         if not self.busy:
             self.done = self.total = 0
         for entry in entries:
-            self._waiting.append(_Sending(entry, root, f"{self._key}-{self._breaks}"))
+            self._waiting.append(_Sending(entry, root, self.key))
             self.total += entry.size
 
     def advance(self, writer: Writer) -> list[Sent]:

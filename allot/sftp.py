@@ -252,13 +252,19 @@ class PipelinedSFTP(paramiko.SFTPClient):
             for piece in pieces
             if isinstance(handle := handles[piece.path], bytes)
         ]
-        for opened in handles.values():
-            self._close_later(opened)
+        closes = {path: one for path, one in handles.items() if isinstance(one, bytes)}
+        requests += [(_CLOSE, _string(handle)) for handle in closes.values()]
         replies = iter(self._exchange(requests))
-        return [
+        refusals = [
             handle if isinstance(handle, OSError) else _refusal(next(replies), piece.path)
             for piece in pieces
             for handle in [handles[piece.path]]
+        ]
+        # A full disk or quota may be told only then.
+        closed = {path: _refusal(next(replies), path) for path in closes}
+        return [
+            refusal or closed.get(piece.path)
+            for refusal, piece in zip(refusals, pieces, strict=True)
         ]
 
     def move_files(self, moves: Sequence[FileMove]) -> list[OSError | None]:

@@ -8,12 +8,13 @@ that a later client, or a later task, leaves alone what a task has changed since
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from allot import errands
-from allot.errors import ConfigError
+from allot.errors import ConfigError, ConnectionFailedError
 from allot.harvest import Results
 from allot.model import Progress
 from allot.node import Node
@@ -24,6 +25,8 @@ from allot.tree import Trees
 
 _BATCH = 500
 _LOOK_S = 60.0
+_SEND_S = 0.25
+"""Seconds of sending in one turn; the node's other work comes between."""
 
 
 @dataclass
@@ -111,7 +114,8 @@ class Stager:
         new = [unit for launch in self.held.values() for unit in self._new_units(launch)]
         for unit in new:
             self._begin(unit)
-        if self._sender.busy:
+        until = time.monotonic() + _SEND_S
+        while self._sender.busy and time.monotonic() < until:
             for sent in self._sender.advance(self._writer):
                 for unit in self._waits.pop(sent.path, ()):
                     unit.left.discard(sent.path)
@@ -163,7 +167,6 @@ class Stager:
         except ConfigError as error:
             unit.problem = str(error)
             return
-        known = self._recall()
         for entry in unit.entries:
             origin = self._origins.setdefault((unit.root, entry.name), entry.path)
             if origin != entry.path:
@@ -172,13 +175,8 @@ class Stager:
                     "them by relative paths, which keep their directories"
                 )
                 return
-        wanted = [
-            entry
-            for entry in unit.entries
-            if known.get(("S", unit.root, entry.name)) != entry.identity
-        ]
-        for first in range(0, len(wanted), _BATCH):
-            self._ask_for(unit, wanted[first : first + _BATCH])
+        for first in range(0, len(unit.entries), _BATCH):
+            self._ask_for(unit, unit.entries[first : first + _BATCH])
         if not unit.entries:
             self._look(unit.root, [])  # at least the directory is there
 
@@ -187,11 +185,20 @@ class Stager:
         if look.problem:
             unit.problem = f"stage_in: {unit.root} cannot be made there: {look.problem}"
             return
-        links = [entry for entry in wanted if entry.target is not None]
+        known = self._recall()
+        # What was staged for the job is not sent again, unless it is gone: a task may use it up.
+        new = {
+            entry.name
+            for entry in wanted
+            if known.get(("S", unit.root, entry.name)) != entry.identity
+        }
+        links = [entry for entry in wanted if entry.target is not None and entry.name in new]
         missing = [
             entry
             for entry in wanted
-            if entry.target is None and look.present.get(entry.name) != entry.identity
+            if entry.target is None
+            and look.present.get(entry.name) != entry.identity
+            and (entry.name in new or entry.name not in look.present)
         ]
         for entry in missing:
             path = str(PurePosixPath(look.root, entry.name))
@@ -201,12 +208,15 @@ class Stager:
             self._waits.setdefault(path, []).append(unit)
         if links:
             reply = self._node.request(errands.link_script(look.root, links), timeout=_LOOK_S)
-            problems = zip(links, errands.parse_problems(reply), strict=False)
+            answers = errands.parse_problems(reply)
+            if len(answers) != len(links):
+                raise ConnectionFailedError(self._node.name, "garbled answer of its shell")
+            problems = zip(links, answers, strict=True)
             wrong = [f"stage_in: {link.name}: {said}" for link, said in problems if said]
             unit.problem = unit.problem or (wrong[0] if wrong else "")
 
     def _look(self, root: str, names: Sequence[str]) -> errands.Look:
-        script = errands.look_script(root, names, self._key)
+        script = errands.look_script(root, names, self._key, self._sender.key)
         return errands.parse_look(self._node.request(script, timeout=_LOOK_S))
 
     def _recall(self) -> dict[tuple[str, str, str], Identity]:
@@ -256,15 +266,13 @@ class Stager:
         names = list(ours)
         for first in range(0, len(names), _BATCH):
             batch = names[first : first + _BATCH]
-            script = errands.look_script(root, batch, self._key)
+            script = errands.look_script(root, batch, self._key, self._sender.key)
             look = errands.parse_look(self._node.request(script, timeout=timeout))
-            gone = [
-                name
-                for name in batch
-                if isinstance(ours[name], str) or look.present.get(name) == ours[name]
-            ]
+            gone = [name for name in batch if look.present.get(name) == ours[name]]
+            links = [name for name in batch if isinstance(ours[name], str)]
             if look.root:
-                self._node.request(errands.remove_script(look.root, gone), timeout=timeout)
+                script = errands.remove_script(look.root, gone, links)
+                self._node.request(script, timeout=timeout)
 
 
 def _keys(launch: Launch) -> list[tuple[str, Source, int]]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -204,6 +205,28 @@ def _is_name(text: str) -> bool:
         return b"\0" not in os.fsencode(text) and text != ""
     except UnicodeEncodeError:  # half a surrogate pair
         return False
+
+
+def is_asked_for(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name that a node told is what a pattern means, or lies below that."""
+    parts = name.split("/")
+    return any(_matches(parts, pattern.split("/")) for pattern in patterns)
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """As Bash matches, or more where it is ``[…]``; all is meant that lies below a match."""
+    if not pattern:
+        return True
+    if not parts:
+        return False
+    first, *rest = pattern
+    if first == "**" and rest and _matches(parts, rest):
+        return True
+    if parts[0].startswith(".") and not first.startswith((".", "[")):
+        return False
+    if first == "**" and _matches(parts[1:], pattern):
+        return True
+    return ("[" in first or fnmatchcase(parts[0], first)) and _matches(parts[1:], rest)
 
 
 def is_within(name: str) -> bool:

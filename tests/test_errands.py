@@ -32,7 +32,9 @@ def entry(name: str, target: str | None = None) -> Entry:
 
 
 def look(node: LocalNode, root: Path | str, names: list[str], key: str = "job-0") -> Look:
-    return errands.parse_look(node.request(errands.look_script(str(root), names, key)))
+    return errands.parse_look(
+        node.request(errands.look_script(str(root), names, key, f"{key}-own"))
+    )
 
 
 def put(node: LocalNode, *pieces: tuple[str, int, bytes]) -> list[str]:
@@ -198,11 +200,11 @@ def test_a_node_remembers_what_it_was_told(node: LocalNode) -> None:
 def test_what_is_removed(node: LocalNode) -> None:
     """The files, and directories that are empty then; whatever else is there stays."""
     work = grow(node.home / "work", *HOSTILE, "in/x", "in/deep/y", "out/result")
-    node.request(errands.remove_script(str(work), [*HOSTILE, "in/x", "in/deep/y"]))
+    node.request(errands.remove_script(str(work), [*HOSTILE, "in/x", "in/deep/y"], []))
     assert [path.name for path in work.iterdir()] == ["out"]
-    node.request(errands.remove_script(str(work), ["out/result"]))
+    node.request(errands.remove_script(str(work), ["out/result"], []))
     assert not work.exists()
-    assert node.request(errands.remove_script(str(work), ["x"])) == b""
+    assert node.request(errands.remove_script(str(work), ["x"], [])) == b""
 
 
 def test_results_are_found_by_their_patterns(node: LocalNode) -> None:
@@ -317,7 +319,7 @@ def test_any_result_is_found(node: LocalNode, folder: str, name: str) -> None:
     work = grow(node.home / "work", f"{folder}/{name}")
     found = collect(node, work, "*")
     assert names(found) == [f"{folder}/{name}"]
-    node.request(errands.remove_script(str(work), names(found)))
+    node.request(errands.remove_script(str(work), names(found), []))
     assert not work.exists()
 
 

@@ -284,3 +284,24 @@ def test_a_fetch_whose_end_nobody_heard_of_is_done_again(there: NodeReader) -> N
         assert fetcher.advance(there) == [Fetched(file)]
     assert file.read_bytes() == b"attempt 1"
     assert (there.client / "0.out.0").read_bytes() == b"attempt 0"
+
+
+@pytest.mark.parametrize("change", ["longer", "shorter", "none"])
+def test_a_result_that_is_still_written_to_is_no_result(there: NodeReader, change: str) -> None:
+    """Its task has ended, but not all that the task started; nothing is put in its place."""
+    source = there.node / "r"
+    source.write_bytes(b"x" * 100)
+    found = Wanted(there.client / "0" / "r", f"{there.client}/r", None, 100, 1_700_000_000, 0o640)
+    sizes = {"longer": 101, "shorter": 99, "none": 100}
+    there.before_read = lambda: os.truncate(source, sizes[change])
+    fetcher = Fetcher("job")
+    fetcher.add([found])
+    [settled] = fetcher.advance(there)
+    assert bool(settled.problem) is (change != "none")
+    assert no_parts(there)
+    if change == "none":
+        said = found.path.stat()
+        assert (said.st_size, said.st_mtime, said.st_mode & 0o777) == (100, 1_700_000_000, 0o640)
+    else:
+        assert "is still written to" in settled.problem
+        assert not found.path.exists()

@@ -391,7 +391,7 @@ def test_a_beginning_that_is_gone_is_noticed(here: Path, tmp_path: Path, node: L
     there.mkdir()
     sender, writer = sender_of(here, str(there)), ShellWriter(cast(Any, node))
     assert sender.advance(writer) == []
-    node.request(errands.look_script(str(there), ["x"], "job-0"))
+    node.request(errands.look_script(str(there), ["x"], "job-0", "job-0-other"))
     assert list(there.iterdir()) == []
     [sent] = send(sender, writer)
     assert "somebody removed or changed it while it was sent" in sent.problem

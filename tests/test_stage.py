@@ -169,6 +169,33 @@ def test_what_cannot_be_collected_fails_the_task(
     assert brought.get("a.txt") == (None if "npz" in reason or "link" in reason else b"x\n")
 
 
+def test_a_task_that_comes_while_others_files_are_sent(
+    sshd_nodes: NodesFactory, here: Path
+) -> None:
+    """What is on its way to the same directory is let be; an input that is used up comes again."""
+    nodes, out = apart(sshd_nodes, here), here.parent / "out"
+    with (here / "data" / "0").open("wb") as file:
+        file.truncate(100_000_000)
+    (here / "data" / "1").write_text("small\n")
+    command = "wc -c < data/$ALLOT_PROCID; rm data/$ALLOT_PROCID; exit $((1 - ALLOT_ATTEMPT))"
+    slots = {"ntasks": 2, "ntasks_per_node": 2}
+    given = {"stage_in": "data/{proc_id}", "retries": 1}
+    with run(nodes, out, lambda _: command, **slots, **given) as cluster:
+        summary = cluster.wait(60, progress=False)
+    assert [task.state for task in summary.tasks] == ["COMPLETED", "COMPLETED"]
+    assert [(out / f"{i}.out").read_text() for i in range(2)] == ["100000000\n", "6\n"]
+
+
+def test_what_could_not_be_brought_stays_on_its_node(sshd_nodes: NodesFactory, here: Path) -> None:
+    """The job's own directory there is kept with it."""
+    nodes, out = apart(sshd_nodes, here), here.parent / "out"
+    (out / "0" / "r" / "in the way").mkdir(parents=True)
+    summary = finish(nodes, here, "echo precious > r", stage_in="prog", collect="r", ntasks=1)
+    assert f"{out}/0/r cannot be written here, it lies on its node still" in summary.tasks[0].reason
+    there = nodes.node(0).path(nodes.home)
+    assert [path.read_text() for path in there.glob(".allot/*/*/work/r")] == ["precious\n"]
+
+
 def test_results_of_two_tasks_never_replace_each_other(
     sshd_nodes: NodesFactory, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

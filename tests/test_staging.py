@@ -22,6 +22,7 @@ from allot.staging import (
     as_pattern,
     as_source,
     check_names,
+    is_asked_for,
     is_within,
     patterns_of,
     read_lines,
@@ -274,3 +275,23 @@ def test_what_tells_whether_a_file_is_the_same() -> None:
     assert Entry(START, "x", 3, 4, 0o644).identity == (3, 4)
     assert Entry(START, "x", 0, 0, 0o777, "y").identity == "y"
     assert re.fullmatch(r"S L a%20b x y", as_line("S", "a b", "x", "y"))
+
+
+@pytest.mark.parametrize(
+    ("name", "patterns", "asked"),
+    [
+        ("r/x.npz", ["r"], True),
+        ("r/x.npz", ["r/*.npz"], True),
+        ("r/x.npz", ["*.npz"], False),
+        ("a/b/x.npz", ["**/*.npz"], True),
+        ("x.npz", ["q", "**/*.npz"], True),
+        (".ssh/authorized_keys", ["*", "**"], False),
+        ("r/.hid", ["r"], True),
+        (".ssh/rc", [".*"], True),
+        ("r", ["r/x"], False),
+        ("file 7", ["file [[:digit:]]"], True),
+    ],
+)
+def test_only_what_was_asked_for_comes_here(name: str, patterns: list[str], asked: bool) -> None:
+    """A node cannot name what the user did not."""
+    assert is_asked_for(name, patterns) is asked
