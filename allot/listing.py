@@ -126,13 +126,14 @@ def _task(task: TaskStatus) -> dict[str, Any]:
 
 
 def _node(node: NodeStatus) -> dict[str, Any]:
-    health = node.health
+    health, moved = node.health, node.transfer
     return {
         "name": node.name,
         "state": node.state.value,
         "node_id": node.node_id,
         "reason": node.reason,
         "health": None if health is None else dict(vars(health)),
+        "transfer": None if moved is None else [moved.step, moved.total],
     }
 
 

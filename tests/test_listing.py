@@ -154,8 +154,18 @@ def test_json_of_a_job() -> None:
 
 def test_json_of_nodes() -> None:
     """One without a look has none."""
-    shown = json.loads(listing.node_table([NodeStatus("a", NodeState.SPARE)], as_json=True))
+    spare = NodeStatus("a", NodeState.SPARE, transfer=Progress(1, 4))
+    shown = json.loads(listing.node_table([spare], as_json=True))
     assert shown == {
         "version": listing.JSON_VERSION,
-        "nodes": [{"name": "a", "state": "SPARE", "node_id": None, "reason": "", "health": None}],
+        "nodes": [
+            {
+                "name": "a",
+                "state": "SPARE",
+                "node_id": None,
+                "reason": "",
+                "health": None,
+                "transfer": [1, 4],
+            }
+        ],
     }
