@@ -74,7 +74,7 @@ if said=$(mkdir -p -- {quote_path(root)} 2>&1) && CDPATH= cd -P -- {quote_path(r
 then
   printf '%s\\0' "$PWD"
   shopt -s nullglob
-  for said in {leftovers}; do [[ $said == *.{own}-* ]] || rm -f -- "$said"; done
+  for said in {leftovers}; do [[ $said == *.{own}.part ]] || rm -f -- "$said"; done
   {stat}
 else printf '!%s\\0' "$said"
 fi

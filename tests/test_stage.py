@@ -174,16 +174,17 @@ def test_a_task_that_comes_while_others_files_are_sent(
 ) -> None:
     """What is on its way to the same directory is let be; an input that is used up comes again."""
     nodes, out = apart(sshd_nodes, here), here.parent / "out"
-    with (here / "data" / "0").open("wb") as file:
-        file.truncate(100_000_000)
-    (here / "data" / "1").write_text("small\n")
+    (here / "data" / "0").write_text("small\n")
+    with (here / "data" / "1").open("wb") as file:
+        file.truncate(200_000_000)
     command = "wc -c < data/$ALLOT_PROCID; rm data/$ALLOT_PROCID; exit $((1 - ALLOT_ATTEMPT))"
     slots = {"ntasks": 2, "ntasks_per_node": 2}
     given = {"stage_in": "data/{proc_id}", "retries": 1}
     with run(nodes, out, lambda _: command, **slots, **given) as cluster:
         summary = cluster.wait(60, progress=False)
     assert [task.state for task in summary.tasks] == ["COMPLETED", "COMPLETED"]
-    assert [(out / f"{i}.out").read_text() for i in range(2)] == ["100000000\n", "6\n"]
+    assert [(out / f"{i}.out").read_text() for i in range(2)] == ["6\n", "200000000\n"]
+    assert [(out / f"{i}.out.0").read_text() for i in range(2)] == ["6\n", "200000000\n"]
 
 
 def test_what_could_not_be_brought_stays_on_its_node(sshd_nodes: NodesFactory, here: Path) -> None:
