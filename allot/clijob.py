@@ -107,7 +107,8 @@ def _stored(options: argparse.Namespace) -> StoredState:
 def _refuse_unknown(options: argparse.Namespace, job: Remembered) -> None:
     """What can be known to be wrong is, before anybody is connected to or told who drives."""
     last = len(job.tasks) - 1
-    for proc_id in getattr(options, "proc_ids", ()):
+    one = [options.proc_id] if hasattr(options, "proc_id") else []
+    for proc_id in getattr(options, "proc_ids", one):
         if proc_id not in range(last + 1):
             raise ConfigError(f"there is no task {proc_id}: the last one is {last}")
     named = node_names(job.job.specs)
@@ -177,9 +178,6 @@ def _rerun(options: argparse.Namespace) -> int:
 
 
 def _logs(options: argparse.Namespace) -> int:
-    tasks = _stored(options).remembered.state.statuses
-    if options.proc_id not in range(len(tasks)):
-        raise ConfigError(f"there is no task {options.proc_id}: the last one is {len(tasks) - 1}")
     with _load(options) as cluster:
         pieces = (
             cluster.follow(options.proc_id, tail=options.tail)

@@ -238,8 +238,7 @@ class NodeDriver:
             task = self._tasks[launch.proc_id, launch.attempt]
             if task.was_asked:  # by an earlier client, perhaps: nobody may start it now
                 self._cancels[task.key] = CancelOrder(*task.key, grace=0.0)
-            now = time.time() - self._clock_offset
-            self._over(task, TaskState.FAILED, None, self._here(now), problem)
+            self._over(task, TaskState.FAILED, None, time.time(), problem)
 
     def _launch(self, launches: Sequence[Launch]) -> None:
         for first in range(0, len(launches), _BATCH):

@@ -196,7 +196,7 @@ class Harvest:
         asked = [(output, output.results) for output in outputs if output.results is not None]
         if not asked:
             return {}
-        places = [(one.launch.cwd or "~", one.launch.collect) for _, one in asked]
+        places = [(one.launch.start, one.launch.collect) for _, one in asked]
         script = errands.collect_script(places)
         answers = errands.parse_collected(self._node.request(script, timeout=_LIST_S))
         if len(answers) != len(asked):

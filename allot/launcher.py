@@ -16,7 +16,7 @@ from allot.lifecycle import Placement
 from allot.model import NodeTaskConfig, Params, Task
 from allot.script import Launch
 from allot.settings import Settings
-from allot.staging import patterns_of, sources_of
+from allot.staging import Source, patterns_of, sources_of
 from allot.template import as_factory, place_of
 
 _log = logging.getLogger(__name__)
@@ -148,8 +148,10 @@ class Launcher:
         task = _as_task(self._task_factory(config), config)
         settings = self._job.settings
         output_file = _absolute(task.output_file) or self._default_output(config.proc_id)
-        own, start = place_of(config), settings.stage_from or Path.cwd()
-        stage_in = sources_of([*settings.stage_in, *task.stage_in], start, own, params)
+        own, wanted = place_of(config), [*settings.stage_in, *task.stage_in]
+        stage_in: tuple[Source, ...] = ()
+        if wanted:
+            stage_in = sources_of(wanted, settings.stage_from or Path.cwd(), own, params)
         cwd = task.cwd or settings.cwd or (settings.shared_cwd if place.shares_files else None)
         if cwd is None and stage_in:
             cwd = paths.work_directory(self._job.job_id, place.node_name)

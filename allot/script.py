@@ -127,6 +127,11 @@ class Launch:
     collect_to: Path | None = None
     may_replace: bool = True
 
+    @property
+    def start(self) -> str:
+        """Where it starts on the node."""
+        return self.cwd or "~"
+
 
 def launch_script(launches: Iterable[Launch], *, generation: int, until: int) -> str:
     """Start tasks; needs :func:`prelude` before it in the same Bash.
@@ -151,7 +156,7 @@ def _launch_line(launch: Launch) -> str:
         str(launch.local_id),
         quote(str(launch.output_file)),
         quote("" if launch.error_file is None else str(launch.error_file)),
-        quote_path(launch.cwd or "~"),
+        quote_path(launch.start),
         quote(exports(launch.env)),
         quote(launch.script),
     )

@@ -185,13 +185,8 @@ class Stager:
         if look.problem:
             unit.problem = f"stage_in: {unit.root} cannot be made there: {look.problem}"
             return
-        known = self._recall()
         # What was staged for the job is not sent again, unless it is gone: a task may use it up.
-        new = {
-            entry.name
-            for entry in wanted
-            if known.get(("S", unit.root, entry.name)) != entry.identity
-        }
+        new = {entry.name for entry in wanted if self._is_new(unit, entry)}
         links = [entry for entry in wanted if entry.target is not None and entry.name in new]
         missing = [
             entry
@@ -215,9 +210,9 @@ class Stager:
             wrong = [f"stage_in: {link.name}: {said}" for link, said in problems if said]
             unit.problem = unit.problem or (wrong[0] if wrong else "")
 
-    def _look(self, root: str, names: Sequence[str]) -> errands.Look:
+    def _look(self, root: str, names: Sequence[str], timeout: float = _LOOK_S) -> errands.Look:
         script = errands.look_script(root, names, self._key, self._sender.key)
-        return errands.parse_look(self._node.request(script, timeout=_LOOK_S))
+        return errands.parse_look(self._node.request(script, timeout=timeout))
 
     def _recall(self) -> dict[tuple[str, str, str], Identity]:
         if self._known is None:
@@ -225,14 +220,17 @@ class Stager:
         return self._known
 
     def _note(self, units: Iterable[_Unit]) -> None:
-        known = self._recall()
         new = {
             ("S", unit.root, entry.name): entry.identity
             for unit in units
             for entry in unit.entries
-            if known.get(("S", unit.root, entry.name)) != entry.identity
+            if self._is_new(unit, entry)
         }
         self._remember(new)
+
+    def _is_new(self, unit: _Unit, entry: Entry) -> bool:
+        """Whether that very file was not staged for the job yet."""
+        return self._recall().get(("S", unit.root, entry.name)) != entry.identity
 
     def note_collected(self, results: Results) -> None:
         """Note results that are on the client now: they may go with the job's directory.
@@ -241,8 +239,7 @@ class Stager:
             ConnectionFailedError: The node is out of reach.
         """
         if results.found:
-            self._recall()
-            root = results.launch.cwd or "~"
+            root = results.launch.start
             self._remember({("C", root, one.name): (one.size, one.mtime) for one in results.found})
 
     def _remember(self, new: dict[tuple[str, str, str], Identity]) -> None:
@@ -266,8 +263,7 @@ class Stager:
         names = list(ours)
         for first in range(0, len(names), _BATCH):
             batch = names[first : first + _BATCH]
-            script = errands.look_script(root, batch, self._key, self._sender.key)
-            look = errands.parse_look(self._node.request(script, timeout=timeout))
+            look = self._look(root, batch, timeout)
             gone = [name for name in batch if look.present.get(name) == ours[name]]
             links = [name for name in batch if isinstance(ours[name], str)]
             if look.root:
@@ -276,4 +272,4 @@ class Stager:
 
 
 def _keys(launch: Launch) -> list[tuple[str, Source, int]]:
-    return [(launch.cwd or "~", source, launch.attempt) for source in launch.stage_in]
+    return [(launch.start, source, launch.attempt) for source in launch.stage_in]

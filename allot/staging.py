@@ -150,22 +150,20 @@ def sources_of(
     """
     values = {**place, **values_of(params)}
     found: dict[str, Source] = {}
-    for text in texts:
-        source = as_source(fill_text(text, values), start)
-        other = found.setdefault(source.name, source)
-        if other != source:
-            raise _two_of_a_name(other, source)
+    check_names((as_source(fill_text(text, values), start) for text in texts), found)
     return tuple(found.values())
 
 
 def patterns_of(
-    texts: Iterable[str], place: Mapping[str, object], params: Params
+    texts: Sequence[str], place: Mapping[str, object], params: Params
 ) -> tuple[str, ...]:
     """The patterns of one task; what is filled in counts as it is, also where it holds ``*``.
 
     Raises:
         ConfigError: One names what lies outside of the task's working directory.
     """
+    if not texts:  # of most jobs: nothing is to be done for each task
+        return ()
     values = {
         name: glob.escape(str(value)) for name, value in {**place, **values_of(params)}.items()
     }
@@ -181,14 +179,10 @@ def check_names(sources: Iterable[Source], seen: dict[str, Source]) -> None:
     for source in sources:
         other = seen.setdefault(source.name, source)
         if other != source:
-            raise _two_of_a_name(other, source)
-
-
-def _two_of_a_name(one: Source, other: Source) -> ConfigError:
-    return ConfigError(
-        f"stage_in: {one.path} and {other.path} would both arrive as {one.name}: name them by "
-        "relative paths, which keep their directories"
-    )
+            raise ConfigError(
+                f"stage_in: {other.path} and {source.path} would both arrive as {source.name}: "
+                "name them by relative paths, which keep their directories"
+            )
 
 
 def as_bash_pattern(pattern: str) -> str:
