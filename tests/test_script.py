@@ -522,13 +522,12 @@ def test_an_end_is_written_down_once_it_can_be(node: LocalNode) -> None:
     node.request("sleep() { : > ~/tried; command sleep 0.01; }")
     events, aside = node.directory / "events", node.directory / "aside"
     node.start(
-        node.launch(f"cd {script.quote(str(node.directory))}; mv events aside; mkdir events")
+        node.launch(f"cd {script.quote(str(node.directory))}; mv events aside; ln -s nowhere/events events")
     )
     wait_until((node.home / "tried").exists, PATIENCE_S, "the recorder did not wait")
     with aside.open("ab") as file:
         file.write(b"E 0 0 0 0 17")
-    events.rmdir()
-    aside.rename(events)
+    aside.replace(events)
     node.wait()
     data = events.read_bytes()
     assert [type(event) for event in parse_events(data)[0]] == [Started, Ended]

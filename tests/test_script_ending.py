@@ -216,12 +216,11 @@ def test_a_task_that_ended_by_itself_meanwhile_keeps_its_end(node: LocalNode) ->
     node.request("sleep() { : > ~/tried; command sleep 0.01; }")
     events, aside = node.directory / "events", node.directory / "aside"
     node.start(
-        node.launch(f"cd {script.quote(str(node.directory))}; mv events aside; mkdir events")
+        node.launch(f"cd {script.quote(str(node.directory))}; mv events aside; ln -s nowhere/events events")
     )
     wait_until((node.home / "tried").exists, PATIENCE_S, "the recorder did not try")
     cancel(node)
-    events.rmdir()
-    aside.rename(events)
+    aside.replace(events)
     node.wait()
     assert (only_end(node).exit_code, only_end(node).cause) == (0, Cause.END)
 
