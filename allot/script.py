@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from allot import nodedir, reaper
+from allot import handover, nodedir, reaper
 from allot.errors import TaskConfigError
 from allot.staging import Source
 
@@ -237,7 +237,7 @@ def prelude(
         f"__allot_job={quote(PurePosixPath(directory).parent.name)} __allot_limit={limit} "
         f"__allot_limit_grace={_hundredths(LIMIT_GRACE_S)} "
         f'__allot_bash=({niced}"$BASH"{" -l" if login_shell else ""})'
-        f"{nodedir.FUNCTIONS}{_FUNCTIONS}{reaper.FUNCTIONS}"
+        f"{nodedir.FUNCTIONS}{handover.FUNCTIONS}{_FUNCTIONS}{reaper.FUNCTIONS}"
         f"__allot_prepare {quote(directory)} {generation}"
     )
 
@@ -284,11 +284,6 @@ unset -f __allot_setup_failed
 # run within `wait`, which returns then (above 128), and is asked again for the exit code; some
 # Bashes return also when the child is stopped.
 _FUNCTIONS = r"""
-__allot_launch() {
-  set -m
-  ( trap - PIPE; exec </dev/null >/dev/null 2>&1 10<&-; __allot_record "$@" ) &
-  set +m
-}
 __allot_note() {
   local t=$EPOCHREALTIME
   [[ -n $t ]] || printf -v t '%(%s)T' -1
@@ -321,9 +316,6 @@ __allot_tell_again() {
 }
 __allot_claim() {
   [[ ! -e $claim ]] || { __allot_tell_again; return 1; }
-  local stat
-  __allot_stat "$me"
-  ticks=${stat[19]}
   __allot_note S "$p" "$a" "$me" "$ticks" || { __allot_refuse events; return 1; }
   __allot_take "$claim" "$me $ticks $__allot_boot" || {
     [[ -e $claim ]] || __allot_refuse events
@@ -345,9 +337,8 @@ __allot_look_for_room() {
 }
 __allot_record() {
   local p=$1 a=$2 l=$3 out=$4 err=$5 cwd=$6 own=$7 script=$8 code full=0
-  local claim=$__allot_dir/$1.$2 mark=$__allot_job/$1/$2 me=$BASHPID ticks
+  local claim=$__allot_dir/$1.$2 mark=$__allot_job/$1/$2
   local task= timer= told= cause=end deadline=$__allot_never
-  trap : HUP
   trap 'told=yes; __allot_ordered' TERM
   trap 'told=yes; __allot_stop timeout "$__allot_limit_grace"' ALRM
   __allot_claim || return
@@ -366,6 +357,7 @@ __allot_record() {
     [[ $script != "# setup"* ]] ||
       printf -v script '__allot_setup=(%q %q %q)\n%s' "$p" "$a" "$__allot_dir/events" "$script"
     exec 9<<< "$script"
+    [[ -z $source ]] || exec {source}<&- {__allot_free}<&-
     set +m
     set -- "$own" "${__allot_bash[@]}"
     eval "$1"
@@ -382,7 +374,10 @@ __allot_record() {
   while wait "$task"; code=$?; ((code > 128)) && __allot_is_child "$task"; do sleep 1; done
   [[ -z $told ]] || { wait "$task"; told=$?; }
   [[ $told != [0-9]* || $told == 127 ]] || code=$told
-  [[ -z $timer ]] || ! __allot_is_child "$timer" || kill -KILL -- "-$timer"
+  if [[ -n $timer ]]; then
+    ! __allot_is_child "$timer" || kill -KILL -- "-$timer"
+    wait "$timer"
+  fi
   [[ ! -s $out && ! ( -n $err && -s $err ) ]] || full=1
   [[ $code == 0 || $cause != end ]] || __allot_look_for_room
   __allot_last E "$p" "$a" "$code" "$full" "$cause"

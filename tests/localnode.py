@@ -139,7 +139,7 @@ class LocalNode:
 
     def wait(self) -> None:
         """Until every recorder has ended; a Bash without job control waits for all of them."""
-        assert self.request("wait") == b""
+        assert self.request("__allot_let_go; wait") == b""
 
     def run(self, *launches: Launch) -> dict[int, Event]:
         """Launch, wait, and tell how each task ended, by ``proc_id``."""
