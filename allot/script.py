@@ -85,9 +85,10 @@ def task_script(cmds: Iterable[str], *, setup: Iterable[str] = ()) -> str:
         cmds: The user's commands; one that fails ends the task with its exit code.
         setup: Run before them in the same way; a failure is written down as what it is.
     """
+    cmds = tuple(cmds)
     before, commands = _evals(setup), _evals(cmds)
     if not before:
-        return f"{_HEAD}\n{commands}"
+        return f"{_HEAD if len(cmds) > 1 else _CLOSE}\n{commands}"
     return f"{_SETUP_HEAD}\n{before}\n__allot_check $?\n{_SETUP_END}\n{commands}"
 
 
@@ -248,7 +249,8 @@ def _hundredths(seconds: float) -> int:
 
 _SCRIPT_FD = 9
 _CHECK = '__allot_check() { [ "$1" = 0 ] || exit "$1"; }'
-_HEAD = f"exec {_SCRIPT_FD}<&-\n{_CHECK}"
+_CLOSE = f"exec {_SCRIPT_FD}<&-"
+_HEAD = f"{_CLOSE}\n{_CHECK}"
 
 # The recorder puts __allot_setup=(<proc_id> <attempt> <event file>) before a script that begins
 # with this. The trap sees a setup that exits or has `set -e`, the check one with its own trap.
