@@ -103,6 +103,7 @@ class LocalNode:
         home.mkdir(exist_ok=True)
         self.home = home
         self.outputs = home / "out"
+        self._numbers = itertools.count(1000)
         self.channel = LocalChannel(home, environment or {})
         self.shell = KeptShell(cast(Any, self.channel))
         self.shell.start(time.monotonic() + PATIENCE_S)
@@ -163,15 +164,14 @@ class LocalNode:
 
     def second_task(self, launch: Launch) -> int:
         """Have a recorder that has ended other tasks run one; the recorder."""
-        numbers = itertools.count(1000)
         seen: set[int] = set()
         while True:
-            (recorder,) = self.finish(self.launch("true", proc_id=next(numbers))).values()
+            (recorder,) = self.finish(self.launch("true", proc_id=next(self._numbers))).values()
             if recorder in seen:
                 break
             seen.add(recorder)
         while True:  # it may not wait yet
-            again = replace(launch, attempt=next(numbers))
+            again = replace(launch, attempt=next(self._numbers))
             if (recorder := self.finish(again)[launch.proc_id]) in seen:
                 return recorder
             seen.add(recorder)
