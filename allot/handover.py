@@ -28,15 +28,14 @@ __allot_launch() {
   __allot_lay_pipe
   set -m
   ( trap - PIPE; exec </dev/null >/dev/null 2>&1 10<&-; __allot_serve "$@" ) &
+  __allot_recorders[number]=$!
   set +m
   [[ -z $source ]] || exec {source}<&-
 }
 __allot_hand_over() {
   local number pipe text=
   [[ $__allot_free == [0-9]* ]] || return
-  while read -r -t 0 -u "$__allot_free" && read -r -u "$__allot_free" number; do
-    [[ -z ${__allot_pipes[number]-} ]] || __allot_waiting[number]=yes
-  done
+  __allot_listen
   for number in "${!__allot_waiting[@]}"; do
     [[ -n $text ]] || LC_ALL=C printf -v text '%q ' "$@"
     ((${#text} <= _BYTES_)) || return
@@ -48,6 +47,16 @@ __allot_hand_over() {
   done
   return 1
 } 2> /dev/null
+__allot_listen() {
+  while read -r -t 0 -u "$__allot_free" && read -r -u "$__allot_free" number; do
+    [[ -z ${__allot_pipes[number]-} ]] || __allot_waiting[number]=${__allot_recorders[number]}
+  done
+}
+__allot_is_waiting() {
+  local number
+  [[ $__allot_free == [0-9]* ]] && __allot_listen
+  [[ " ${__allot_waiting[*]} " == *" $1 "* ]]
+}
 __allot_lay_pipe() {
   local pipe
   if [[ -z $__allot_free ]]; then
@@ -69,7 +78,7 @@ __allot_lay_pipe() {
 __allot_let_go() {
   local pipe
   for pipe in "${__allot_pipes[@]}"; do exec {pipe}>&-; done
-  __allot_pipes=() __allot_waiting=()
+  __allot_pipes=() __allot_recorders=() __allot_waiting=()
 }
 __allot_serve() {
   local me=$BASHPID home=$PWD ticks stat length text

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from localnode import JOB_DIRECTORY, JOB_ID, PATIENCE_S, LocalNode
 from sandbox import process_table, wait_until
 
-from allot import script
+from allot import questions, script
 from allot.environment import job_variables, param_variables
 from allot.errors import TaskConfigError
 from allot.events import Cause, Ended, Refused, Started, parse_events
@@ -454,8 +454,8 @@ def test_a_task_does_not_see_what_its_recorder_did_before(
     (node.home / "place").mkdir()
     shown = node.launch(
         "env -0 | sort -z; ls /proc/self/fd; pwd; shopt; set -o; umask; trap",
-        f"printf %s {script.quote(every)}; ps -o stat= -p $$; echo err >&2",
-        "grep Sig /proc/$$/status",
+        f"printf %s {script.quote(every)}; echo err >&2",
+        "grep -E 'Sig(Blk|Ign|Cgt)' /proc/$$/status",
         env={"EVERY": every, "text": "mine", "number": "7", "home": "h", "source": "s"},
         cwd="place",
         error_file=node.outputs / "err",
@@ -494,14 +494,31 @@ def test_recorders_that_wait_end_with_their_bash(node: LocalNode) -> None:
     os.mkfifo(node.home / "gate")
     gated = node.launch("read -r x < ~/gate", proc_id=1)
     node.start(gated)
-    waiting = node.second_task(node.launch("true"))
     busy = node.started().pid
+    waiting = node.second_task(node.launch("true"))
     node.channel.hang_up()
     wait_until(lambda: waiting not in process_table(), PATIENCE_S, "it waits for ever")
     assert busy in process_table()
     (node.home / "gate").write_text("go\n")
     wait_until(lambda: busy not in process_table(), PATIENCE_S, "it waits for ever")
     assert isinstance(node.events()[-1], Ended)
+
+
+def test_a_recorder_that_waits_records_nothing(node: LocalNode) -> None:
+    """Asked who still records a task, a node names those that have one, not those that wait."""
+    os.mkfifo(node.home / "gate")
+    node.start(node.launch("read -r x < ~/gate", proc_id=1))
+    busy = node.started()
+    waiting = node.second_task(node.launch("true"))
+    starts = [event for event in node.events() if isinstance(event, Started)]
+    request = questions.alive_script({(event.pid, event.start_ticks) for event in starts})
+
+    def alive() -> list[int]:
+        return [int(word) for word in node.request(request).split()[3:]]
+
+    wait_until(lambda: alive() == [busy.pid], PATIENCE_S, lambda: str(alive()))
+    assert waiting in process_table()
+    (node.home / "gate").write_text("go\n")
 
 
 def test_an_order_for_a_task_that_ended_does_not_reach_the_next(node: LocalNode) -> None:
