@@ -5,8 +5,9 @@ Bash 4.2 and later, forks as little as it can, and leaves the task an environmen
 
 A task is two processes: a recorder, which writes down the start and the end, lies outside of
 what is killed, and may have recorded other tasks before (``handover``); and the task's own Bash in
-a process group of its own; with a time limit, a timer beside them. An attempt starts once: who creates the claim file (O_EXCL, ``set -C``) decides. A
-recorder runs the attempt, a cancellation sees to it that nobody ever does. The claim names its
+a process group of its own; with a time limit, a timer beside them. An attempt starts once: who
+creates the claim file (O_EXCL, ``set -C``) decides. A recorder runs the attempt, a cancellation
+sees to it that nobody ever does. The claim names its
 maker; so does the start line, which is written before, for a claim that a full disk left empty.
 """
 
