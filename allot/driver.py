@@ -246,9 +246,7 @@ class NodeDriver:
             asked = [self._tasks[launch.proc_id, launch.attempt] for launch in batch]
             anew = [task for task in asked if not task.was_asked]
             for task in asked:  # before it is: it may be heard there, and nothing here
-                task.was_asked = True
-                task.asks += 1
-                task.asked_at = time.monotonic()
+                task.note_asked(time.monotonic())
             try:
                 self._foothold.launch(batch)
             except RefusedError:

@@ -67,14 +67,18 @@ __allot_all_ended() {
 }
 __allot_is_guarded() {
   local file pid ticks boot
+  local -A known=()
   for file in "$__allot_dir"/[0-9]*.*[0-9]; do
     read -r pid ticks boot < "$file" || continue
+    [[ -z ${known[$pid.$ticks]} ]] || continue
+    known[$pid.$ticks]=yes
     [[ $boot != "$__allot_boot" ]] || ! __allot_is "$pid" "$ticks" || return 0
   done
   return 1
 }
 __allot_clean_up() {
   local tries=0
+  __allot_let_go
   # A guard may be about to end its task: what it needs for that must stay. Most just leave.
   while __allot_is_guarded; do
     ((tries++ < 20)) || return

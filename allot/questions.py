@@ -336,7 +336,8 @@ def alive_script(processes: Iterable[tuple[int, int]]) -> str:
 
     Returns:
         Bash that prints the boot id, the node's clock, and ``full`` or ``room`` for the file
-        system of the job's directory; then each pid that lives; a line each.
+        system of the job's directory; then each pid that lives, and is no recorder that has ended
+        its task and waits for another one; a line each.
     """
     pairs = " ".join(f"{pid} {ticks}" for pid, ticks in processes)
     return f"{_ALIVE}__allot_alive {pairs}\n"
@@ -354,7 +355,7 @@ __allot_alive() {
   while (($#)); do
     { read -r stat < "/proc/$1/stat"; } 2> /dev/null && {
       stat=(${stat##*) })
-      [[ ${stat[19]} != "$2" || ${stat[0]} == [ZX] ]] || echo "$1"
+      [[ ${stat[19]} != "$2" || ${stat[0]} == [ZX] ]] || __allot_is_waiting "$1" || echo "$1"
     }
     shift 2
   done

@@ -219,7 +219,10 @@ __allot_cancel() {
   else
     trap '' TERM
     set -m
-    ( trap - PIPE; exec </dev/null >/dev/null 3>&- 10<&-; __allot_bury cancel "$3" ) &
+    ( trap - PIPE
+      exec </dev/null >/dev/null 3>&- 10<&-
+      __allot_let_go
+      __allot_bury cancel "$3" ) &
     set +m
     trap - TERM
     __allot_replace "$!"

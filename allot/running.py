@@ -10,6 +10,8 @@ from allot.model import TaskState
 from allot.reasons import describe_loss
 from allot.script import Launch
 
+# Most of a queue's short tasks have ended by then, and need no look of their own.
+_FIRST_LOOK_S = 0.1
 _ENDINGS = {Cause.CANCEL: TaskState.CANCELLED, Cause.TIMEOUT: TaskState.TIMEOUT}
 
 
@@ -45,6 +47,13 @@ class Running:
     def key(self) -> tuple[int, int]:
         """Task and attempt."""
         return self.launch.proc_id, self.launch.attempt
+
+    def note_asked(self, now: float) -> None:
+        """The node is being asked to start it; its output need not be looked at at once."""
+        self.was_asked = True
+        self.asks += 1
+        self.asked_at = now
+        self.output.watch.next_look = now + _FIRST_LOOK_S
 
     def note_end(self, ended: Ended) -> None:
         """Take in what the node wrote of its end."""

@@ -3,10 +3,11 @@
 Rules: pure; whatever comes from a user is quoted here and nowhere else. Each piece works under
 Bash 4.2 and later, forks as little as it can, and leaves the task an environment of its own.
 
-A task is two processes: a recorder, which writes down the start and the end and lies outside of
-what is killed, and the task's own Bash in a process group of its own; with a time limit, a timer
-beside them. An attempt starts once: who creates the claim file (O_EXCL, ``set -C``) decides. A
-recorder runs the attempt, a cancellation sees to it that nobody ever does. The claim names its
+A task is two processes: a recorder, which writes down the start and the end, lies outside of
+what is killed, and may have recorded other tasks before (``handover``); and the task's own Bash in
+a process group of its own; with a time limit, a timer beside them. An attempt starts once: who
+creates the claim file (O_EXCL, ``set -C``) decides. A recorder runs the attempt, a cancellation
+sees to it that nobody ever does. The claim names its
 maker; so does the start line, which is written before, for a claim that a full disk left empty.
 """
 
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from allot import nodedir, reaper
+from allot import handover, nodedir, reaper
 from allot.errors import TaskConfigError
 from allot.staging import Source
 
@@ -85,9 +86,10 @@ def task_script(cmds: Iterable[str], *, setup: Iterable[str] = ()) -> str:
         cmds: The user's commands; one that fails ends the task with its exit code.
         setup: Run before them in the same way; a failure is written down as what it is.
     """
+    cmds = tuple(cmds)
     before, commands = _evals(setup), _evals(cmds)
     if not before:
-        return f"{_HEAD}\n{commands}"
+        return f"{_HEAD if len(cmds) > 1 else _CLOSE}\n{commands}"
     return f"{_SETUP_HEAD}\n{before}\n__allot_check $?\n{_SETUP_END}\n{commands}"
 
 
@@ -242,7 +244,7 @@ def prelude(
         f"__allot_job={quote(PurePosixPath(directory).parent.name)} __allot_limit={limit} "
         f"__allot_limit_grace={_hundredths(LIMIT_GRACE_S)} "
         f'__allot_bash=({niced}"$BASH"{" -l" if login_shell else ""})'
-        f"{nodedir.FUNCTIONS}{_FUNCTIONS}{reaper.FUNCTIONS}"
+        f"{nodedir.FUNCTIONS}{handover.FUNCTIONS}{_FUNCTIONS}{reaper.FUNCTIONS}"
         f"__allot_prepare {quote(directory)} {generation}"
     )
 
@@ -253,7 +255,8 @@ def _hundredths(seconds: float) -> int:
 
 _SCRIPT_FD = 9
 _CHECK = '__allot_check() { [ "$1" = 0 ] || exit "$1"; }'
-_HEAD = f"exec {_SCRIPT_FD}<&-\n{_CHECK}"
+_CLOSE = f"exec {_SCRIPT_FD}<&-"
+_HEAD = f"{_CLOSE}\n{_CHECK}"
 
 # The recorder puts __allot_setup=(<proc_id> <attempt> <event file>) before a script that begins
 # with this. The trap sees a setup that exits or has `set -e`, the check one with its own trap.
@@ -289,11 +292,6 @@ unset -f __allot_setup_failed
 # run within `wait`, which returns then (above 128), and is asked again for the exit code; some
 # Bashes return also when the child is stopped.
 _FUNCTIONS = r"""
-__allot_launch() {
-  set -m
-  ( trap - PIPE; exec </dev/null >/dev/null 2>&1 10<&-; __allot_record "$@" ) &
-  set +m
-}
 __allot_note() {
   local t=$EPOCHREALTIME
   [[ -n $t ]] || printf -v t '%(%s)T' -1
@@ -326,9 +324,6 @@ __allot_tell_again() {
 }
 __allot_claim() {
   [[ ! -e $claim ]] || { __allot_tell_again; return 1; }
-  local stat
-  __allot_stat "$me"
-  ticks=${stat[19]}
   __allot_note S "$p" "$a" "$me" "$ticks" || { __allot_refuse events; return 1; }
   __allot_take "$claim" "$me $ticks $__allot_boot" || {
     [[ -e $claim ]] || __allot_refuse events
@@ -350,9 +345,8 @@ __allot_look_for_room() {
 }
 __allot_record() {
   local p=$1 a=$2 l=$3 out=$4 err=$5 cwd=$6 own=$7 script=$8 code full=0
-  local claim=$__allot_dir/$1.$2 mark=$__allot_job/$1/$2 me=$BASHPID ticks
+  local claim=$__allot_dir/$1.$2 mark=$__allot_job/$1/$2
   local task= timer= told= cause=end deadline=$__allot_never
-  trap : HUP
   trap 'told=yes; __allot_ordered' TERM
   trap 'told=yes; __allot_stop timeout "$__allot_limit_grace"' ALRM
   __allot_claim || return
@@ -371,6 +365,7 @@ __allot_record() {
     [[ $script != "# setup"* ]] ||
       printf -v script '__allot_setup=(%q %q %q)\n%s' "$p" "$a" "$__allot_dir/events" "$script"
     exec 9<<< "$script"
+    [[ -z $source ]] || exec {source}<&- {__allot_free}<&-
     set +m
     set -- "$own" "${__allot_bash[@]}"
     eval "$1"
@@ -387,7 +382,10 @@ __allot_record() {
   while wait "$task"; code=$?; ((code > 128)) && __allot_is_child "$task"; do sleep 1; done
   [[ -z $told ]] || { wait "$task"; told=$?; }
   [[ $told != [0-9]* || $told == 127 ]] || code=$told
-  [[ -z $timer ]] || ! __allot_is_child "$timer" || kill -KILL -- "-$timer"
+  if [[ -n $timer ]]; then
+    ! __allot_is_child "$timer" || kill -KILL -- "-$timer"
+    wait "$timer"
+  fi
   [[ ! -s $out && ! ( -n $err && -s $err ) ]] || full=1
   [[ $code == 0 || $cause != end ]] || __allot_look_for_room
   __allot_last E "$p" "$a" "$code" "$full" "$cause"

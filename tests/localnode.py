@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import select
@@ -102,6 +103,7 @@ class LocalNode:
         home.mkdir(exist_ok=True)
         self.home = home
         self.outputs = home / "out"
+        self._numbers = itertools.count(1000)
         self.channel = LocalChannel(home, environment or {})
         self.shell = KeptShell(cast(Any, self.channel))
         self.shell.start(time.monotonic() + PATIENCE_S)
@@ -139,13 +141,40 @@ class LocalNode:
 
     def wait(self) -> None:
         """Until every recorder has ended; a Bash without job control waits for all of them."""
-        assert self.request("wait") == b""
+        assert self.request("__allot_let_go; wait") == b""
 
     def run(self, *launches: Launch) -> dict[int, Event]:
         """Launch, wait, and tell how each task ended, by ``proc_id``."""
         self.start(*launches)
         self.wait()
         return {e.proc_id: e for e in self.events() if not isinstance(e, Started)}
+
+    def finish(self, *launches: Launch) -> dict[int, int]:
+        """Launch, wait for the ends, and tell who recorded each; recorders stay for the next."""
+        self.start(*launches)
+        keys = {(launch.proc_id, launch.attempt) for launch in launches}
+
+        def ends() -> set[tuple[int, int]]:
+            own = [event for event in self.events() if not isinstance(event, Started)]
+            return {(event.proc_id, event.attempt) for event in own}
+
+        wait_until(lambda: keys <= ends(), PATIENCE_S, "a task did not end")
+        starts = [event for event in self.events() if isinstance(event, Started)]
+        return {e.proc_id: e.pid for e in starts if (e.proc_id, e.attempt) in keys}
+
+    def second_task(self, launch: Launch) -> int:
+        """Have a recorder that has ended other tasks run one; the recorder."""
+        seen: set[int] = set()
+        while True:
+            (recorder,) = self.finish(self.launch("true", proc_id=next(self._numbers))).values()
+            if recorder in seen:
+                break
+            seen.add(recorder)
+        while True:  # it may not wait yet
+            again = replace(launch, attempt=next(self._numbers))
+            if (recorder := self.finish(again)[launch.proc_id]) in seen:
+                return recorder
+            seen.add(recorder)
 
     def run_one(self, *cmds: str, **changes: Any) -> tuple[int, str]:
         """One task's exit code and output."""

@@ -26,6 +26,7 @@ FLOORS = {
             "patterns",
             "reaper",
             "nodedir",
+            "handover",
             "shellscan",
             "template",
             "staging",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -22,11 +23,12 @@ from hypothesis import strategies as st
 from localnode import JOB_DIRECTORY, JOB_ID, PATIENCE_S, LocalNode
 from sandbox import process_table, wait_until
 
-from allot import script
+from allot import questions, script
 from allot.environment import job_variables, param_variables
 from allot.errors import TaskConfigError
-from allot.events import Ended, Refused, Started, parse_events
+from allot.events import Cause, Ended, Refused, Started, parse_events
 from allot.model import NodeTaskConfig
+from allot.script import CancelOrder
 
 # One Bash serves all examples of a test: its fixture is begun once on purpose.
 IN_BASH = settings(
@@ -438,6 +440,100 @@ def test_a_recorder_that_is_stopped_outlives_its_bash(node: LocalNode) -> None:
     assert end.exit_code == 3
 
 
+# A recorder that is handed its next task.
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_a_task_does_not_see_what_its_recorder_did_before(
+    make_node: Callable[..., LocalNode], locale: str
+) -> None:
+    """Environment, place, open files and every byte are those of a recorder's first task."""
+    node = make_node(LC_ALL=locale)
+    node.prepare()
+    every = bytes(range(1, 256)).decode("utf-8", "surrogateescape")
+    (node.home / "place").mkdir()
+    shown = node.launch(
+        "env -0 | sort -z; ls /proc/self/fd; pwd; shopt; set -o; umask; trap",
+        f"printf %s {script.quote(every)}; echo err >&2",
+        "grep -E 'Sig(Blk|Ign|Cgt)' /proc/$$/status",
+        env={"EVERY": every, "text": "mine", "number": "7", "home": "h", "source": "s"},
+        cwd="place",
+        error_file=node.outputs / "err",
+    )
+    node.run(shown)
+    first = shown.output_file.read_bytes()
+    node.second_task(shown)
+    again = shown.output_file.read_bytes()
+    attempts = rb"(ALLOT_(ATTEMPT|TASK)=)[^\0]*"
+    assert re.sub(attempts, rb"\1", again) == re.sub(attempts, rb"\1", first)
+    assert (node.outputs / "err").read_text() == "err\n"
+
+
+def test_a_task_too_long_to_be_handed_over_runs_all_the_same(node: LocalNode) -> None:
+    """Where a recorder waits, a command of 200 KB gets one of its own."""
+    recorder = node.second_task(node.launch("true"))
+    text = "x" * 200_000
+    launch = node.launch(f"text='{text}'; echo \"${{#text}}\"", proc_id=1)
+    assert node.finish(launch) != {1: recorder}
+    assert launch.output_file.read_text() == "200000\n"
+
+
+def test_a_recorder_killed_while_it_waits_is_not_missed(node: LocalNode) -> None:
+    """The next task starts at once, in a recorder of its own."""
+    recorder = node.second_task(node.launch("true"))
+    os.kill(recorder, signal.SIGKILL)
+    wait_until(lambda: recorder not in process_table(), PATIENCE_S, "it did not die")
+    numbers = range(1, 5)
+    ran = node.finish(*(node.launch("true", proc_id=number) for number in numbers))
+    assert set(ran) == set(numbers)
+    assert recorder not in ran.values()
+
+
+def test_recorders_that_wait_end_with_their_bash(node: LocalNode) -> None:
+    """With the connection gone those go that wait, and the others when their task has ended."""
+    os.mkfifo(node.home / "gate")
+    gated = node.launch("read -r x < ~/gate", proc_id=1)
+    node.start(gated)
+    busy = node.started().pid
+    waiting = node.second_task(node.launch("true"))
+    node.channel.hang_up()
+    wait_until(lambda: waiting not in process_table(), PATIENCE_S, "it waits for ever")
+    assert busy in process_table()
+    (node.home / "gate").write_text("go\n")
+    wait_until(lambda: busy not in process_table(), PATIENCE_S, "it waits for ever")
+    assert isinstance(node.events()[-1], Ended)
+
+
+def test_a_recorder_that_waits_records_nothing(node: LocalNode) -> None:
+    """Asked who still records a task, a node names those that have one, not those that wait."""
+    os.mkfifo(node.home / "gate")
+    node.start(node.launch("read -r x < ~/gate", proc_id=1))
+    busy = node.started()
+    waiting = node.second_task(node.launch("true"))
+    starts = [event for event in node.events() if isinstance(event, Started)]
+    request = questions.alive_script({(event.pid, event.start_ticks) for event in starts})
+
+    def alive() -> list[int]:
+        return [int(word) for word in node.request(request).split()[3:]]
+
+    wait_until(lambda: alive() == [busy.pid], PATIENCE_S, lambda: str(alive()))
+    assert waiting in process_table()
+    (node.home / "gate").write_text("go\n")
+
+
+def test_an_order_for_a_task_that_ended_does_not_reach_the_next(node: LocalNode) -> None:
+    """Its recorder lives, and waits or has another task; that one goes on, whoever sends TERM."""
+    recorder = node.second_task(node.launch("true"))
+    keys = [(one.proc_id, one.attempt) for one in node.events() if isinstance(one, Ended)]
+    node.request(script.cancel_script([CancelOrder(*key, 0.0) for key in keys], generation=1))
+    launch = node.launch("kill $PPID; sleep 0.1; kill $PPID; echo on; exit 3", proc_id=1)
+    node.second_task(launch)
+    assert recorder in process_table()
+    assert launch.output_file.read_text() == "on\n"
+    ends = [one for one in node.events() if isinstance(one, Ended) and one.proc_id == 1]
+    assert {(one.exit_code, one.cause) for one in ends} == {(3, Cause.END)}
+
+
 def test_two_clients_at_once_start_a_task_once(make_node: Callable[..., LocalNode]) -> None:
     """Whoever comes second, by however little, does nothing."""
     nodes = [make_node(), make_node()]
@@ -480,7 +576,7 @@ def test_a_stopped_task_has_not_ended(node: LocalNode, told: bool) -> None:
         wait_until((node.home / "asleep").exists, PATIENCE_S, "the recorder did not look again")
     assert [type(event) for event in node.events()] == [Started]
     os.kill(int(output.read_text()), signal.SIGCONT)
-    assert node.request("builtin wait") == b""
+    assert node.request("__allot_let_go; builtin wait") == b""
     end = node.events()[-1]
     assert isinstance(end, Ended)
     assert end.exit_code == 6
