@@ -273,7 +273,8 @@ class NodeDriver:
             return False
         moved = False
         try:
-            for before, events in self._events.read(self._harvest.node_reader):
+            looked_at = [task.output for task in self._tasks.values() if task.recorders]
+            for before, events in self._events.read(self._harvest.reader_along(looked_at)):
                 for event in events:
                     self._note(event, before)
                 moved |= bool(events)

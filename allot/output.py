@@ -172,6 +172,35 @@ class ShellReader:
             raise ConnectionFailedError(self._node.name, "garbled answer of its shell") from error
 
 
+class ReadAlong:
+    """A reader that reads more, in one go with what it is asked for first, and keeps it at hand."""
+
+    def __init__(self, reader: Reader, more: Sequence[FileRead]) -> None:
+        self._reader = reader
+        self._more = more
+        self._at_hand: dict[FileRead, Data] = {}
+
+    def read(self, reads: Sequence[FileRead]) -> list[Data]:
+        """See :class:`Reader`; what was read along is given out once."""
+        known = [self._at_hand.pop(read, None) for read in reads]
+        asked = [read for read, data in zip(reads, known, strict=True) if data is None]
+        more, self._more = self._more, ()
+        answers = self._reader.read([*asked, *more]) if asked or more else []
+        self._at_hand |= zip(more, answers[len(asked) :], strict=True)
+        rest = iter(answers)
+        return [next(rest) if data is None else data for data in known]
+
+    def sizes(self, files: Sequence[str]) -> list[int | OSError]:
+        """See :class:`Reader`."""
+        return self._reader.sizes(files)
+
+    def forget(self, files: Sequence[str]) -> None:
+        """See :class:`Reader`."""
+        for read in [read for read in self._at_hand if read.path in files]:
+            del self._at_hand[read]
+        self._reader.forget(files)
+
+
 @dataclass
 class Watch:
     """How far one output was read, and what progress it told.
@@ -257,17 +286,28 @@ def _look_for_new_files(reader: Reader, watches: Sequence[Watch]) -> None:
         watch.looks += 1
     if not old:
         return
-    reader.forget([watch.path for watch in old])
-    for watch, size in zip(old, reader.sizes([watch.path for watch in old]), strict=True):
+    sizes = reader.sizes([watch.path for watch in old])
+    # One of the same size has nothing new in either case.
+    changed = [(watch, size) for watch, size in zip(old, sizes, strict=True) if size != watch.offset]
+    reader.forget([watch.path for watch, _ in changed])
+    for watch, size in changed:
         if not isinstance(size, OSError) and size < watch.offset:
             watch.offset = 0
             watch.parser.reset()
 
 
+def first_reads(watches: Sequence[Watch]) -> list[FileRead]:
+    """What :func:`look` reads first of all of these outputs."""
+    return _reads(watches[:_GROUP])
+
+
+def _reads(watches: Sequence[Watch]) -> list[FileRead]:
+    return [FileRead(watch.path, watch.offset, LOOK_BYTES) for watch in watches]
+
+
 def _read_once(reader: Reader, watches: Sequence[Watch]) -> list[Watch]:
-    reads = [FileRead(watch.path, watch.offset, LOOK_BYTES) for watch in watches]
     behind = []
-    for watch, data in zip(watches, reader.read(reads), strict=True):
+    for watch, data in zip(watches, reader.read(_reads(watches)), strict=True):
         if isinstance(data, OSError):
             continue
         watch.offset += len(data)

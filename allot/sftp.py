@@ -18,12 +18,13 @@ import struct
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import paramiko
 
 _OPEN, _CLOSE, _READ, _WRITE, _SETSTAT, _STAT, _EXTENDED = 3, 4, 5, 6, 9, 17, 200
 _STATUS, _HANDLE, _DATA, _ATTRS = 101, 102, 103, 105
-_STATUS_OK, _STATUS_EOF = 0, 1
+_STATUS_OK, _EOF = 0, struct.pack(">I", 1)
 _ERRNO = {2: errno.ENOENT, 3: errno.EACCES, 8: errno.EOPNOTSUPP}
 _FLAG_READ, _FLAG_WRITE, _FLAG_CREATE, _FLAG_TRUNCATE = 1, 2, 8, 16
 # OpenSSH's "PROTOCOL", section 4.3: a rename that replaces what is there, as rename(2) does.
@@ -105,8 +106,7 @@ class FileStat:
     mode: int
 
 
-@dataclass(frozen=True)
-class _Reply:
+class _Reply(NamedTuple):
     type: int
     body: bytes
 
@@ -194,10 +194,9 @@ class PipelinedSFTP(paramiko.SFTPClient):
     def _as_data(self, reply: _Reply, path: str) -> bytes | OSError:
         if reply.type == _DATA:
             return reply.text()
-        error = reply.error(path)
-        (code,) = struct.unpack_from(">I", reply.body)
-        if code == _STATUS_EOF:
+        if reply.type == _STATUS and reply.body.startswith(_EOF):
             return b""
+        error = reply.error(path)
         self.forget_files([path])
         return error
 
@@ -330,6 +329,9 @@ class PipelinedSFTP(paramiko.SFTPClient):
 
 def _groups(reads: Sequence[FileRead]) -> Iterator[list[FileRead]]:
     """Cut reads into groups of so many files that all of them may be open at once."""
+    if len(reads) <= _HANDLES_KEPT:
+        yield list(reads)
+        return
     group: list[FileRead] = []
     paths: set[str] = set()
     for read in reads:

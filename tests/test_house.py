@@ -61,7 +61,7 @@ FLOORS = {
     ),
     3: (
         *("roster", "harvest", "running", "stage", "eventfile", "turns", "foothold", "driver"),
-        *("launcher", "seats"),
+        *("launcher", "seats", "timetable"),
         *("memory", "desk", "foreman", "watched", "monitor", "watcher", "outfit", "muster"),
         *("revival", "previous", "post"),
     ),
