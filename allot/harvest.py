@@ -12,6 +12,7 @@ from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 
 from allot import errands
+from allot.along import ReadAlong
 from allot.claims import Claims
 from allot.errors import ConnectionFailedError
 from allot.fetch import Fetched, Fetcher, Wanted
@@ -19,7 +20,6 @@ from allot.model import Progress
 from allot.node import Node
 from allot.output import (
     LocalReader,
-    ReadAlong,
     Reader,
     SftpReader,
     ShellReader,
@@ -34,6 +34,10 @@ from allot.script import Launch
 from allot.staging import Found
 
 _LIST_S = 60.0
+# An output that stays silent is looked at less often: what it says then is seen late by this share
+# of the silence, at most, and by so many poll intervals.
+_LAG = 0.05
+_MOST_INTERVALS = 5
 
 
 @dataclass
@@ -175,18 +179,23 @@ class Harvest:
             ConnectionFailedError: The node is out of reach; what was found before it was told.
         """
         along, self._along = self._along, None
-        due = self._due(outputs)
-        next_look = time.monotonic() + self._poll_interval
+        due, now = self._due(outputs), time.monotonic()
         for output in due:
-            output.watch.next_look = next_look
+            output.watch.looked_at = now
         here, there = self._parted(due, shared=self.sharing.fresh)
         yield from _look(look, LocalReader(), here)
         if there:
             yield from _look(look, along or self.node_reader, there)
 
     def _due(self, outputs: Sequence[Output]) -> list[Output]:
-        now = time.monotonic()
-        return [output for output in outputs if output.watch.next_look <= now]
+        now, usual = time.monotonic(), self._poll_interval
+        most = _MOST_INTERVALS * usual
+        return [
+            output
+            for output in outputs
+            for watch in [output.watch]
+            if now - watch.looked_at >= min(most, max(usual, _LAG * (now - watch.grew_at)))
+        ]
 
     def look_last(self, outputs: Sequence[Output]) -> Iterator[tuple[Output, Progress]]:
         """Find the last progress of outputs that are home; see :meth:`look`."""

@@ -10,6 +10,7 @@ import base64
 import binascii
 import os
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,35 +173,6 @@ class ShellReader:
             raise ConnectionFailedError(self._node.name, "garbled answer of its shell") from error
 
 
-class ReadAlong:
-    """A reader that reads more, in one go with what it is asked for first, and keeps it at hand."""
-
-    def __init__(self, reader: Reader, more: Sequence[FileRead]) -> None:
-        self._reader = reader
-        self._more = more
-        self._at_hand: dict[FileRead, Data] = {}
-
-    def read(self, reads: Sequence[FileRead]) -> list[Data]:
-        """See :class:`Reader`; what was read along is given out once."""
-        known = [self._at_hand.pop(read, None) for read in reads]
-        asked = [read for read, data in zip(reads, known, strict=True) if data is None]
-        more, self._more = self._more, ()
-        answers = self._reader.read([*asked, *more]) if asked or more else []
-        self._at_hand |= zip(more, answers[len(asked) :], strict=True)
-        rest = iter(answers)
-        return [next(rest) if data is None else data for data in known]
-
-    def sizes(self, files: Sequence[str]) -> list[int | OSError]:
-        """See :class:`Reader`."""
-        return self._reader.sizes(files)
-
-    def forget(self, files: Sequence[str]) -> None:
-        """See :class:`Reader`."""
-        for read in [read for read in self._at_hand if read.path in files]:
-            del self._at_hand[read]
-        self._reader.forget(files)
-
-
 @dataclass
 class Watch:
     """How far one output was read, and what progress it told.
@@ -208,7 +180,8 @@ class Watch:
     Attributes:
         path: The file.
         offset: Bytes read so far.
-        next_look: Seconds on the monotonic clock.
+        looked_at: When it was looked at last, seconds on the monotonic clock.
+        grew_at: When a look found something new last; before that, since when it is watched.
         looks: How often it was looked at.
         told: The progress that was told last.
         parser: Finds the progress in what is read.
@@ -216,7 +189,8 @@ class Watch:
 
     path: str
     offset: int = 0
-    next_look: float = 0.0
+    looked_at: float = float("-inf")
+    grew_at: float = field(default_factory=time.monotonic)
     looks: int = 0
     told: Progress | None = None
     parser: ProgressParser = field(default_factory=MarkerParser)
@@ -288,7 +262,9 @@ def _look_for_new_files(reader: Reader, watches: Sequence[Watch]) -> None:
         return
     sizes = reader.sizes([watch.path for watch in old])
     # One of the same size has nothing new in either case.
-    changed = [(watch, size) for watch, size in zip(old, sizes, strict=True) if size != watch.offset]
+    changed = [
+        (watch, size) for watch, size in zip(old, sizes, strict=True) if size != watch.offset
+    ]
     reader.forget([watch.path for watch, _ in changed])
     for watch, size in changed:
         if not isinstance(size, OSError) and size < watch.offset:
@@ -308,8 +284,9 @@ def _reads(watches: Sequence[Watch]) -> list[FileRead]:
 def _read_once(reader: Reader, watches: Sequence[Watch]) -> list[Watch]:
     behind = []
     for watch, data in zip(watches, reader.read(_reads(watches)), strict=True):
-        if isinstance(data, OSError):
+        if not data or isinstance(data, OSError):
             continue
+        watch.grew_at = time.monotonic()
         watch.offset += len(data)
         watch.parser.feed(data)
         if len(data) == LOOK_BYTES:

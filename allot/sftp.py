@@ -153,30 +153,28 @@ class PipelinedSFTP(paramiko.SFTPClient):
         return results
 
     def _read_group(self, reads: Sequence[FileRead]) -> list[bytes | OSError]:
+        paths = dict.fromkeys([read.path for read in reads])
         anew = {read.path for read in reads if not read.keep_open}
-        kept = {read.path for read in reads} - anew
-        opened = self._open([*(kept - self._open_files.keys()), *anew])
-        handles = {path: opened.get(path) or self._open_files[path] for path in kept | anew}
-        for path in kept:
-            handle = handles[path]
-            if isinstance(handle, bytes):
-                self._open_files[path] = handle
-                self._open_files.move_to_end(path)
-        while len(self._open_files) > _HANDLES_KEPT:
-            self._close_later(self._open_files.popitem(last=False)[1])
+        kept = self._open_files
+        opened = self._open([path for path in paths if path in anew or path not in kept])
+        handles = {path: opened.get(path) or kept[path] for path in paths}
+        for path, handle in handles.items():
+            if path not in anew and isinstance(handle, bytes):
+                kept[path] = handle
+                kept.move_to_end(path)
+        while len(kept) > _HANDLES_KEPT:
+            self._close_later(kept.popitem(last=False)[1])
         requests = [
             (_READ, _string(handle) + struct.pack(">QI", read.offset, min(read.length, _READ_MAX)))
             for read in reads
             if isinstance(handle := handles[read.path], bytes)
         ]
         replies = iter(self._exchange(requests))
-        results: list[bytes | OSError] = []
-        for read in reads:
-            handle = handles[read.path]
-            if isinstance(handle, OSError):
-                results.append(handle)
-            else:
-                results.append(self._as_data(next(replies), read.path))
+        results = [
+            handle if isinstance(handle, OSError) else self._as_data(next(replies), read.path)
+            for read in reads
+            for handle in [handles[read.path]]
+        ]
         for path in anew:
             self._close_later(opened[path])
         return results

@@ -56,7 +56,7 @@ FLOORS = {
     2: (
         *("watchdog", "sshconfig", "hostkeys", "sockets", "sshauth", "sftp"),
         *("faults", "gateway", "shell", "node", "sftpserver", "sshserver", "loopback"),
-        *("screen", "progress", "tracking", "probe", "output", "fetch", "tree", "sending"),
+        *("screen", "progress", "tracking", "probe", "output", "along", "fetch", "tree", "sending"),
         *("claims", "records", "statefile", "lease", "store", "orders"),
     ),
     3: (
