@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from tqdm import tqdm
+from tqdm.std import Bar  # type: ignore[attr-defined] # not in its type stubs
 
 from allot.forecast import Forecast
 from allot.lines import Reporter
@@ -37,6 +38,10 @@ _log = logging.getLogger(__name__)
 
 _LOCK: AbstractContextManager[Any] = tqdm.get_lock()  # type: ignore[no-untyped-call]
 _LEAST_REDRAW_S = 0.1
+# CPU time that a drawing may take for that; one that takes more has a longer pause behind it, so
+# that the bars of a thousand tasks cost no more of a core than those of fifty.
+_CHEAP_S = 0.002
+_MOST_PAUSES = 20
 _LEAST_NOTEBOOK_REDRAW_S = 0.2
 _NOTEBOOK_ROWS = 30
 _NOTEBOOK_WIDTH = 100
@@ -160,15 +165,18 @@ class TerminalBoard:
         self._seats: tuple[int | None, ...] = ()
         self._bars: list[_Bar] = []
         self._drawn_at = float("-inf")
+        self._pause = _LEAST_REDRAW_S
         self._drawn: tuple[list[str], tuple[int, int]] = ([], (0, 0))
         self._closed = False
 
     def draw(self, snapshot: JobSnapshot) -> None:
         """Draw the job, unless that was done a moment ago."""
         now = time.monotonic()
-        if not self._closed and now - self._drawn_at >= _LEAST_REDRAW_S:
-            self._drawn_at = now
+        if not self._closed and now - self._drawn_at >= self._pause:
+            self._drawn_at, used = now, time.thread_time()
             self._show(snapshot)
+            pauses = (time.thread_time() - used) / _CHEAP_S
+            self._pause = _LEAST_REDRAW_S * min(max(1.0, pauses), _MOST_PAUSES)
 
     def close(self, snapshot: JobSnapshot | None = None) -> None:
         """Draw the job a last time and put the cursor below it."""
@@ -227,8 +235,17 @@ class TerminalBoard:
             text = shorten(row.tail, width - display_width(head))
             head = head if row.tone != "dim" else self._paint(head, "dim")
             return f"{head}{self._paint(text, row.tone)}"
+        if bar.made is None or bar.made[0] != (row, width):
+            bar.made = ((row, width), self._with_bar(bar, row, width))
+        return bar.made[1]
+
+    def _with_bar(self, bar: _Bar, row: Row, width: int) -> str:
         tail = self._paint(row.tail, row.tone if row.tone in ("bad", "warn") else "plain")
-        return bar.line(row, f"|{tail}", width, _BAR_COLOURS.get(row.tone), self._coloured)
+        # As tqdm would, which takes ten times as long to find out how wide all is without the bar.
+        room = width - display_width(row.head) - len("|") - display_width(row.tail)
+        charset = Bar.ASCII if bar.ascii is True else bar.ascii or Bar.UTF
+        colour = _BAR_COLOURS.get(row.tone) if self._coloured else None
+        return f"{row.head}{Bar(row.fraction, room, charset, colour)}|{tail}"
 
     def _paint(self, text: str, tone: Tone) -> str:
         if not self._coloured or tone == "plain" or not text:
@@ -237,7 +254,7 @@ class TerminalBoard:
 
 
 class _Bar(_Tqdm):
-    """A tqdm bar that others write: it makes its text, and keeps its place among tqdm's bars.
+    """A tqdm bar that others write: it keeps its text, and its place among tqdm's bars.
 
     One of a board's bars is given the screen and stands for the whole block: ``tqdm.write``
     clears and refreshes every bar it finds, which here takes the block away and brings it back.
@@ -247,19 +264,15 @@ class _Bar(_Tqdm):
 
     def __init__(self, screen: Screen | None, *, file: TextIO, place: int) -> None:
         self._screen = screen
-        self._made: tuple[tuple[Row, int], str] | None = None
+        self.made: tuple[tuple[Row, int], str] | None = None
         super().__init__(total=1, file=file, position=place, leave=False, disable=False)
 
-    def line(self, row: Row, tail: str, width: int, colour: str | None, coloured: bool) -> str:
-        """The row's text, at most ``width`` columns wide."""
-        if self._made is not None and self._made[0] == (row, width):
-            return self._made[1]
-        self.ncols = width
-        self.n = row.fraction or 0.0
-        self.colour = colour if coloured else None
-        self.bar_format = f"{_no_braces(row.head)}{{bar}}{_no_braces(tail)}"
-        self._made = ((row, width), str(self))
-        return self._made[1]
+    def close(self) -> None:
+        """Give its place back; tqdm's own way looks at all bars for each."""
+        if self._screen is not None:
+            super().close()
+        self.disable = True
+        tqdm._instances.discard(self)  # type: ignore[attr-defined]
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:  # noqa: ARG002
         if self._screen is not None and msg is None:
