@@ -17,7 +17,7 @@ from allot.turns import Turn
 _TOGETHER = 1 / 16
 # All nodes together are looked at so often a second where nothing happens: more would have a core
 # busy with looking before hundreds of nodes have been quiet for long.
-_QUIET_TURNS_A_S = 300
+_QUIET_TURNS_A_S = 250
 _BROKEN_S = 0.1
 
 
