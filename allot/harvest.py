@@ -38,6 +38,9 @@ _LIST_S = 60.0
 # of the silence, at most, and by so many poll intervals.
 _LAG = 0.05
 _MOST_INTERVALS = 5
+# A look may come early by this share of the poll interval: else one that is due just after a turn
+# would wait for the next turn, nearly twice the interval.
+_EARLY = 0.25
 
 
 @dataclass
@@ -188,8 +191,8 @@ class Harvest:
             yield from _look(look, along or self.node_reader, there)
 
     def _due(self, outputs: Sequence[Output]) -> list[Output]:
-        now, usual = time.monotonic(), self._poll_interval
-        most = _MOST_INTERVALS * usual
+        now, usual = time.monotonic(), (1 - _EARLY) * self._poll_interval
+        most = _MOST_INTERVALS * self._poll_interval
         return [
             output
             for output in outputs
