@@ -272,7 +272,8 @@ class NodeDriver:
             return False
         moved = False
         try:
-            for before, events in self._events.read(self._harvest.node_reader):
+            looked_at = [task.output for task in self._tasks.values() if task.recorders]
+            for before, events in self._events.read(self._harvest.reader_along(looked_at)):
                 for event in events:
                     self._note(event, before)
                 moved |= bool(events)
@@ -307,13 +308,10 @@ class NodeDriver:
         self._over(task, TaskState.FAILED, None, self._here(event.time), reason)
 
     def _look(self) -> None:
-        running = {
-            id(task.output): task
-            for task in self._tasks.values()
-            if task.recorders and not task.ended
-        }
-        for output, progress in self._harvest.look([task.output for task in running.values()]):
-            self._reports.append(Stepped(*running[id(output)].key, progress))
+        running = [task for task in self._tasks.values() if task.recorders and not task.ended]
+        owners = {id(task.output): task for task in running}
+        for output, progress in self._harvest.look([task.output for task in running]):
+            self._reports.append(Stepped(*owners[id(output)].key, progress))
 
     def _finish(self) -> None:
         ended = {id(task.output): task for task in self._tasks.values() if task.ended}

@@ -38,6 +38,9 @@ _TRIES = 6
 _BACKOFF_S = 0.2
 _PROXY_LOGINS = 8
 _THREAD_END_S = 2.0
+# So long paramiko's thread of a connection sleeps at most where nothing comes. It only looks then
+# whether a sign of life is due; its own tenth of a second is dear with hundreds of connections.
+_LOOK_UP_S = 2.0
 _GIVEN_UP = "the connection was given up while it was being made"
 
 
@@ -169,6 +172,7 @@ class Gateway:
                 transport_factory=_TransportFactory(name, login, seconds),
                 auth_strategy=OpenSSHAuth(name, login, self._keys, timeout),
             )
+            sock.settimeout(min(_LOOK_UP_S, _alive_interval(login) / 5))
         except BaseException as exc:
             line.end_stream()
             _see_off(client)
@@ -269,6 +273,11 @@ def _is_turned_away(exc: Exception) -> bool:
     )
 
 
+def _alive_interval(login: Login) -> float:
+    """Seconds between two signs of life."""
+    return login.server_alive_interval or KEEPALIVE_S
+
+
 @dataclass(frozen=True)
 class _TransportFactory:
     """Makes the transport of one connection: names its thread, asks for keys on record."""
@@ -284,7 +293,7 @@ class _TransportFactory:
         transport.handshake_timeout = self.timeout
         options = transport.get_security_options()
         options.key_types = preferred_types(known_keys(self.login), options.key_types)
-        transport.set_keepalive(round(self.login.server_alive_interval or KEEPALIVE_S))
+        transport.set_keepalive(round(_alive_interval(self.login)))
         return transport
 
 

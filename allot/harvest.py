@@ -12,18 +12,35 @@ from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 
 from allot import errands
+from allot.along import ReadAlong
 from allot.claims import Claims
 from allot.errors import ConnectionFailedError
 from allot.fetch import Fetched, Fetcher, Wanted
 from allot.model import Progress
 from allot.node import Node
-from allot.output import LocalReader, Reader, SftpReader, ShellReader, Watch, look, look_last
+from allot.output import (
+    LocalReader,
+    Reader,
+    SftpReader,
+    ShellReader,
+    Watch,
+    first_reads,
+    look,
+    look_last,
+)
 from allot.patterns import make_parser
 from allot.probe import Sharing
 from allot.script import Launch
 from allot.staging import Found, as_mtime, is_asked_for
 
 _LIST_S = 300.0
+# An output that stays silent is looked at less often: what it says then is seen late by this share
+# of the silence, at most, and by so many poll intervals.
+_LAG = 0.05
+_MOST_INTERVALS = 5
+# A look may come early by this share of the poll interval: else one that is due just after a turn
+# would wait for the next turn, nearly twice the interval.
+_EARLY = 0.25
 
 
 @dataclass
@@ -109,6 +126,7 @@ class Harvest:
         self._claims = claims
         self._fetcher = Fetcher(job_id)
         self._owners: dict[Path, list[Output]] = {}  # several where it is /dev/null
+        self._along: Reader | None = None
 
     @property
     def busy(self) -> bool:
@@ -144,6 +162,16 @@ class Harvest:
         results = Results(launch) if launch.collect else None
         return Output(tuple(files), launch.attempt, self._progress_pattern, results=results)
 
+    def reader_along(self, outputs: Sequence[Output]) -> Reader:
+        """Reads files that lie on the node, and at once what the next :meth:`look` will read.
+
+        Raises:
+            ConnectionFailedError: The node is out of reach.
+        """
+        there = self._parted(self._due(outputs), shared=self.sharing.fresh)[1]
+        self._along = ReadAlong(self.node_reader, first_reads([one.watch for one in there]))
+        return self._along
+
     def look(self, outputs: Sequence[Output]) -> Iterator[tuple[Output, Progress]]:
         """Look at those outputs whose time has come.
 
@@ -153,14 +181,25 @@ class Harvest:
         Raises:
             ConnectionFailedError: The node is out of reach; what was found before it was told.
         """
-        now = time.monotonic()
-        due = [one for one in outputs if one.watch.next_look <= now]
+        along, self._along = self._along, None
+        due, now = self._due(outputs), time.monotonic()
         for output in due:
-            output.watch.next_look = now + self._poll_interval
+            output.watch.looked_at = now
         here, there = self._parted(due, shared=self.sharing.fresh)
         yield from _look(look, LocalReader(), here)
         if there:
-            yield from _look(look, self.node_reader, there)
+            yield from _look(look, along or self.node_reader, there)
+
+    def _due(self, outputs: Sequence[Output]) -> list[Output]:
+        now, usual = time.monotonic(), (1 - _EARLY) * self._poll_interval
+        most = _MOST_INTERVALS * self._poll_interval
+        return [
+            output
+            for output in outputs
+            for watch in [output.watch]
+            if now >= watch.not_before
+            and now - watch.looked_at >= min(most, max(usual, _LAG * (now - watch.grew_at)))
+        ]
 
     def look_last(self, outputs: Sequence[Output]) -> Iterator[tuple[Output, Progress]]:
         """Find the last progress of outputs that are home; see :meth:`look`."""
@@ -252,11 +291,13 @@ class Harvest:
         self, outputs: Sequence[Output], *, shared: bool
     ) -> tuple[list[Output], list[Output]]:
         """Those whose files all lie in what is shared, if it is, and the others."""
+        if not shared:
+            return [], list(outputs)
         inside: list[Output] = []
         outside: list[Output] = []
         for output in outputs:
             within = all(file.is_relative_to(self._shared_root) for file in output.files)
-            (inside if shared and within else outside).append(output)
+            (inside if within else outside).append(output)
         return inside, outside
 
     def begin_anew(self, outputs: Sequence[Output]) -> None:

@@ -29,6 +29,7 @@ from allot.output import Reader
 from allot.records import Changes, JobState
 from allot.seats import Seat, clean_up
 from allot.store import Store
+from allot.timetable import Timetable, standing
 from allot.turns import Mail, Turn
 from allot.watched import Watched
 
@@ -41,14 +42,13 @@ _GATHER_RATIO = 9
 _MOST_GATHER_S = 0.02
 _ORDER_S = 30.0
 _MOST_BROKEN_AT_ONCE = 64
-_BROKEN_S = 0.1
 _SPARE_RETRY_S = 30.0
 _ORDERS_S = 0.5
 _KEEP_ALL_S = 2.0
 _NOTHING = Changes()
 
 Recruit: TypeAlias = Callable[[int], Seat | None]
-_Item: TypeAlias = Callable[[], None]
+_Item: TypeAlias = Callable[[], bool | None]  # False: there is no news in it
 
 
 class Monitor(Watched):
@@ -88,9 +88,10 @@ class Monitor(Watched):
         self._orders_at = 0.0
         self._keep_all_at = 0.0
         self._gather_until = 0.0
+        self._timetable = Timetable()
         self._is_final = False
         self._unkept: OSError | None = None
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="allot-monitor", daemon=True)
 
@@ -162,7 +163,7 @@ class Monitor(Watched):
     def stop(self, timeout: float) -> None:
         """End the thread; turns under way are left to their workers."""
         self._closing.set()
-        self._queue.put(None)
+        self._queue.put(lambda: None)
         if self._thread.ident is not None:
             self._thread.join(timeout)
 
@@ -266,7 +267,7 @@ class Monitor(Watched):
             while not self._closing.is_set():
                 self._store.lease.check_successor()
                 self._dispatch()
-                self._collect(self._seconds_to_next_turn())
+                self._collect()
                 self._take_orders()
                 self._foreman.give_up_silent()
                 if self._unkept is None:
@@ -371,31 +372,33 @@ class Monitor(Watched):
             seat.driver.node.close()
             why = ConnectionFailedError(seat.place.node_name, f"unexpected: {error!r}")
             turn = Turn((), None, error=why)
-        self._queue.put(lambda: self._foreman.apply(seat, turn))
+        self._queue.put(lambda: self._apply(seat, turn))
 
-    def _seconds_to_next_turn(self) -> float:
-        now = time.monotonic()
-        waits = [_IDLE_S]
-        for seat in self._foreman.seats.values():
-            if seat.due is not None and not seat.under_way:
-                # One that waits for its turn to be tried again must not spin the loop.
-                waits.append(max(seat.due - now, 0.0 if seat.is_reachable else _BROKEN_S))
-        return max(0.0, min(waits))
+    def _apply(self, seat: Seat, turn: Turn) -> bool:
+        before = standing(seat)
+        self._foreman.apply(seat, turn)
+        self._timetable.enter(seat, turn)
+        return bool(turn.reports or turn.unsent or turn.error) or standing(seat) != before
 
-    def _collect(self, timeout: float) -> None:
-        with contextlib.suppress(queue.Empty):
-            item = self._queue.get(timeout=timeout)
+    def _collect(self) -> None:
+        self._timetable.begin(self._foreman.seats.values(), _IDLE_S)
+        has_news = False
+        while not has_news:
+            try:
+                item = self._queue.get(timeout=self._timetable.seconds_left())
+            except queue.Empty:
+                break
             self._closing.wait(self._gather_until - time.monotonic())
-            while item is not None:
-                item()
-                item = self._queue.get_nowait()
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    has_news |= item() is not False
+                    item = self._queue.get_nowait()
         if not threading.main_thread().is_alive():
             self._closing.set()  # nobody closed the cluster, and the pool is being joined
             self._hang_up()
 
     def _replace_lost_nodes(self) -> None:
-        now = time.monotonic()
-        if self._recruiting or now < self._recruit_at or not self._foreman.lacks_nodes:
+        if self._recruiting or time.monotonic() < self._recruit_at or not self._foreman.lacks_nodes:
             return
         self._recruiting = True
         self._submit(self._find_spare, len(self._foreman.seats))

@@ -10,6 +10,7 @@ import base64
 import binascii
 import os
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,7 +180,9 @@ class Watch:
     Attributes:
         path: The file.
         offset: Bytes read so far.
-        next_look: Seconds on the monotonic clock.
+        not_before: When it may be looked at first, seconds on the monotonic clock.
+        looked_at: When it was looked at last, by the same clock.
+        grew_at: When a look found something new last; before that, since when it is watched.
         looks: How often it was looked at.
         told: The progress that was told last.
         parser: Finds the progress in what is read.
@@ -187,7 +190,9 @@ class Watch:
 
     path: str
     offset: int = 0
-    next_look: float = 0.0
+    not_before: float = 0.0
+    looked_at: float = float("-inf")
+    grew_at: float = field(default_factory=time.monotonic)
     looks: int = 0
     told: Progress | None = None
     parser: ProgressParser = field(default_factory=MarkerParser)
@@ -257,19 +262,33 @@ def _look_for_new_files(reader: Reader, watches: Sequence[Watch]) -> None:
         watch.looks += 1
     if not old:
         return
-    reader.forget([watch.path for watch in old])
-    for watch, size in zip(old, reader.sizes([watch.path for watch in old]), strict=True):
+    sizes = reader.sizes([watch.path for watch in old])
+    # One of the same size has nothing new in either case.
+    changed = [
+        (watch, size) for watch, size in zip(old, sizes, strict=True) if size != watch.offset
+    ]
+    reader.forget([watch.path for watch, _ in changed])
+    for watch, size in changed:
         if not isinstance(size, OSError) and size < watch.offset:
             watch.offset = 0
             watch.parser.reset()
 
 
+def first_reads(watches: Sequence[Watch]) -> list[FileRead]:
+    """What :func:`look` reads first of all of these outputs."""
+    return _reads(watches[:_GROUP])
+
+
+def _reads(watches: Sequence[Watch]) -> list[FileRead]:
+    return [FileRead(watch.path, watch.offset, LOOK_BYTES) for watch in watches]
+
+
 def _read_once(reader: Reader, watches: Sequence[Watch]) -> list[Watch]:
-    reads = [FileRead(watch.path, watch.offset, LOOK_BYTES) for watch in watches]
     behind = []
-    for watch, data in zip(watches, reader.read(reads), strict=True):
-        if isinstance(data, OSError):
+    for watch, data in zip(watches, reader.read(_reads(watches)), strict=True):
+        if not data or isinstance(data, OSError):
             continue
+        watch.grew_at = time.monotonic()
         watch.offset += len(data)
         watch.parser.feed(data)
         if len(data) == LOOK_BYTES:

@@ -1,25 +1,23 @@
 """Shows a job while it runs: tqdm bars on a terminal or in a notebook, plain lines elsewhere.
 
-Rules: the only importer of tqdm. What is said is decided in ``rows``; here it is only shown. On a
-terminal each row is a tqdm object that does not write by itself: all are composed and written in
-one go, under tqdm's lock, so that ``tqdm.write`` and ``print`` of the user's program stay whole.
+Rules: the only importer of tqdm, with ``widgets`` for notebooks. What is said is decided in
+``rows``; here it is only shown. On a terminal each row is a tqdm object that does not write by
+itself: all are composed and written in one go, under tqdm's lock, so that ``tqdm.write`` and
+``print`` of the user's program stay whole.
 """
 
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from tqdm import tqdm
+from tqdm.std import Bar  # type: ignore[attr-defined] # not in its type stubs
 
 from allot.forecast import Forecast
 from allot.lines import Reporter
@@ -27,6 +25,7 @@ from allot.model import JobSnapshot, TaskState
 from allot.rows import Columns, Page, Row, seat_tasks
 from allot.screen import Screen
 from allot.statusline import Tone, lost_nodes, status_line
+from allot.widgets import NotebookBoard, in_notebook
 from allot.wording import display_width, shorten
 
 if TYPE_CHECKING:
@@ -34,14 +33,12 @@ if TYPE_CHECKING:
 else:
     _Tqdm = tqdm  # generic in its type stubs only
 
-_log = logging.getLogger(__name__)
-
 _LOCK: AbstractContextManager[Any] = tqdm.get_lock()  # type: ignore[no-untyped-call]
 _LEAST_REDRAW_S = 0.1
-_LEAST_NOTEBOOK_REDRAW_S = 0.2
-_NOTEBOOK_ROWS = 30
-_NOTEBOOK_WIDTH = 100
-_CLOSE_S = 2.0
+# CPU time that a drawing may take for that; one that takes more has a longer pause behind it, so
+# that the bars of a thousand tasks cost no more of a core than those of fifty.
+_CHEAP_S = 0.002
+_MOST_PAUSES = 20
 # An empty line on top, the job's bar and the line of counts.
 _LINES_BESIDE_ROWS = 3
 _COLOURS: dict[Tone, str] = {
@@ -52,10 +49,6 @@ _COLOURS: dict[Tone, str] = {
 }
 _BAR_COLOURS: dict[Tone, str] = {"good": "green", "bad": "red", "warn": "yellow"}
 _COLOUR_RESET = "\x1b[0m"
-# Texts of one width put the bars, and what stands behind them, below each other.
-_WIDGET_FONT = """<style>.allot-bars .widget-html-content {
-    font-family: var(--jp-code-font-family, monospace) }</style>"""
-_WIDGET_STYLES: dict[Tone, str] = {"good": "success", "bad": "danger", "warn": "warning"}
 _ASCII = str.maketrans({"…": "~", "·": "-"})
 
 
@@ -101,7 +94,7 @@ def make_board(
     Returns:
         Bars on a terminal, widgets in a notebook with ipywidgets, else plain lines.
     """
-    if stream is None and _in_notebook():
+    if stream is None and in_notebook():
         return NotebookBoard(max_bars=max_bars, look=look)
     target = sys.stdout if stream is None else stream
     if _is_terminal(target):
@@ -164,15 +157,18 @@ class TerminalBoard:
         self._seats: tuple[int | None, ...] = ()
         self._bars: list[_Bar] = []
         self._drawn_at = float("-inf")
+        self._pause = _LEAST_REDRAW_S
         self._drawn: tuple[list[str], tuple[int, int]] = ([], (0, 0))
         self._closed = False
 
     def draw(self, snapshot: JobSnapshot) -> None:
         """Draw the job, unless that was done a moment ago."""
         now = time.monotonic()
-        if not self._closed and now - self._drawn_at >= _LEAST_REDRAW_S:
-            self._drawn_at = now
+        if not self._closed and now - self._drawn_at >= self._pause:
+            self._drawn_at, used = now, time.thread_time()
             self._show(snapshot)
+            pauses = (time.thread_time() - used) / _CHEAP_S
+            self._pause = _LEAST_REDRAW_S * min(max(1.0, pauses), _MOST_PAUSES)
 
     def close(self, snapshot: JobSnapshot | None = None) -> None:
         """Draw the job a last time and put the cursor below it."""
@@ -231,8 +227,17 @@ class TerminalBoard:
             text = shorten(row.tail, width - display_width(head))
             head = head if row.tone != "dim" else self._paint(head, "dim")
             return f"{head}{self._paint(text, row.tone)}"
+        if bar.made is None or bar.made[0] != (row, width):
+            bar.made = ((row, width), self._with_bar(bar, row, width))
+        return bar.made[1]
+
+    def _with_bar(self, bar: _Bar, row: Row, width: int) -> str:
         tail = self._paint(row.tail, row.tone if row.tone in ("bad", "warn") else "plain")
-        return bar.line(row, f"|{tail}", width, _BAR_COLOURS.get(row.tone), self._coloured)
+        # As tqdm would, which takes ten times as long to find out how wide all is without the bar.
+        room = width - display_width(row.head) - len("|") - display_width(row.tail)
+        charset = Bar.ASCII if bar.ascii is True else bar.ascii or Bar.UTF
+        colour = _BAR_COLOURS.get(row.tone) if self._coloured else None
+        return f"{row.head}{Bar(row.fraction, room, charset, colour)}|{tail}"
 
     def _paint(self, text: str, tone: Tone) -> str:
         if not self._coloured or tone == "plain" or not text:
@@ -241,7 +246,7 @@ class TerminalBoard:
 
 
 class _Bar(_Tqdm):
-    """A tqdm bar that others write: it makes its text, and keeps its place among tqdm's bars.
+    """A tqdm bar that others write: it keeps its text, and its place among tqdm's bars.
 
     One of a board's bars is given the screen and stands for the whole block: ``tqdm.write``
     clears and refreshes every bar it finds, which here takes the block away and brings it back.
@@ -251,19 +256,15 @@ class _Bar(_Tqdm):
 
     def __init__(self, screen: Screen | None, *, file: TextIO, place: int) -> None:
         self._screen = screen
-        self._made: tuple[tuple[Row, int], str] | None = None
+        self.made: tuple[tuple[Row, int], str] | None = None
         super().__init__(total=1, file=file, position=place, leave=False, disable=False)
 
-    def line(self, row: Row, tail: str, width: int, colour: str | None, coloured: bool) -> str:
-        """The row's text, at most ``width`` columns wide."""
-        if self._made is not None and self._made[0] == (row, width):
-            return self._made[1]
-        self.ncols = width
-        self.n = row.fraction or 0.0
-        self.colour = colour if coloured else None
-        self.bar_format = f"{_no_braces(row.head)}{{bar}}{_no_braces(tail)}"
-        self._made = ((row, width), str(self))
-        return self._made[1]
+    def close(self) -> None:
+        """Give its place back; tqdm's own way looks at all bars for each."""
+        if self._screen is not None:
+            super().close()
+        self.disable = True
+        tqdm._instances.discard(self)  # type: ignore[attr-defined]
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:  # noqa: ARG002
         if self._screen is not None and msg is None:
@@ -274,138 +275,5 @@ class _Bar(_Tqdm):
             self._screen.erase()
 
 
-class NotebookBoard:
-    """tqdm's widgets in a notebook, one a task, one for the job, and a line of counts.
-
-    A draw in another cell shows the same widgets there too.
-    """
-
-    stays = True
-
-    def __init__(
-        self, *, max_bars: int | None = None, look: Callable[[], JobSnapshot] | None = None
-    ) -> None:
-        """Show at most ``max_bars`` tasks, 30 by default; ``look`` as for ``make_board``."""
-        self._max_bars = _NOTEBOOK_ROWS if max_bars is None else max_bars
-        self._look = look
-        self._forecast = Forecast()
-        self._columns = Columns()
-        self._seats: tuple[int | None, ...] = ()
-        self._box: Any = None
-        self._cell: int | None = None
-        self._bars: list[Any] = []
-        self._shown: dict[int, Row] = {}
-        self._drawn_at = float("-inf")
-        self._lock = threading.Lock()
-        self._mover: threading.Thread | None = None
-        self._closing = threading.Event()
-
-    def draw(self, snapshot: JobSnapshot) -> None:
-        """Show the job, at most five times a second."""
-        with self._lock:
-            if self._closing.is_set():
-                return
-            if time.monotonic() - self._drawn_at >= _LEAST_NOTEBOOK_REDRAW_S:
-                self._show(snapshot)
-            self._be_in_this_cell()
-            if self._look is not None and self._mover is None:
-                self._mover = threading.Thread(
-                    target=self._move, args=(self._look,), name="allot-widgets", daemon=True
-                )
-                self._mover.start()
-
-    def close(self, snapshot: JobSnapshot | None = None) -> None:
-        """Show the job a last time; the widgets stay in the notebook."""
-        self._closing.set()
-        mover = self._mover
-        if mover is not None:
-            mover.join(_CLOSE_S)
-        with self._lock:
-            if snapshot is not None and self._box is not None:
-                self._show(snapshot)
-            for bar in self._bars:
-                # Not bar.close(): it paints every bar short of its total red.
-                bar.disable = True
-            self._bars.clear()
-            self._box = None
-
-    def _move(self, look: Callable[[], JobSnapshot]) -> None:
-        try:
-            while threading.main_thread().is_alive():
-                is_last = self._closing.wait(_LEAST_NOTEBOOK_REDRAW_S)
-                with self._lock:
-                    snapshot = look()
-                    if self._box is not None:
-                        self._show(snapshot)
-                    if is_last or all(task.state.is_final for task in snapshot.tasks):
-                        self._mover = None  # a later draw begins anew
-                        return
-        except Exception:
-            _log.exception("the bars do not move any more")
-
-    def _be_in_this_cell(self) -> None:
-        cell = getattr(_ipython_shell(), "execution_count", 0)
-        # A user's thread that draws on and on is in whatever cell runs: it keeps its first one.
-        is_asked_here = threading.current_thread() is threading.main_thread()
-        if self._cell is None or (is_asked_here and cell != self._cell):
-            self._cell = cell
-            import_module("IPython.display").display(self._box)
-
-    def _show(self, snapshot: JobSnapshot) -> None:
-        now = time.time()
-        self._drawn_at = time.monotonic()
-        if self._box is None:
-            self._box = _widget_box()
-        self._seats = seat_tasks(self._seats, snapshot.tasks, self._max_bars, lost_nodes(snapshot))
-        self._forecast.observe(snapshot.tasks, now)
-        page = Page(snapshot, self._forecast, self._columns, width=_NOTEBOOK_WIDTH, now=now)
-        status = "".join(text for text, _ in status_line(snapshot, self._seats, _NOTEBOOK_WIDTH))
-        *rows, job_row = page.rows(self._seats)
-        # The job and its counts stand on top: there they stay when rows come.
-        for at, row in enumerate([job_row, Row("", None, status, "plain"), *rows]):
-            if self._shown.get(at) != row:
-                self._shown[at] = row
-                self._refresh(at, row)
-
-    def _refresh(self, at: int, row: Row) -> None:
-        from tqdm.notebook import tqdm as widget_bar  # noqa: PLC0415 - needs ipywidgets
-
-        if at == len(self._bars):
-            self._bars.append(widget_bar(total=1, leave=True, disable=False, display=False))
-            self._box.children = [*self._box.children, self._bars[-1].container]
-        bar = self._bars[at]
-        bar.n = row.fraction or 0.0
-        # tqdm makes figure spaces of plain ones, which not every font of one width has.
-        head, tail = (
-            _no_braces(text).replace(" ", "\N{NO-BREAK SPACE}") for text in (row.head, row.tail)
-        )
-        bar.bar_format = f"{head}{{bar}}{tail}"
-        widget = bar.container.children[1]
-        widget.bar_style = _WIDGET_STYLES.get(row.tone, "")
-        widget.layout.display = None if row.fraction is not None else "none"
-        bar.refresh()
-
-
-def _widget_box() -> Any:
-    widgets = import_module("ipywidgets")
-    font = widgets.HTML(_WIDGET_FONT, layout={"display": "none"})
-    box = widgets.VBox([font])
-    box.add_class("allot-bars")
-    return box
-
-
-def _no_braces(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}")
-
-
 def _is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-
-
-def _in_notebook() -> bool:
-    return hasattr(_ipython_shell(), "kernel") and find_spec("ipywidgets") is not None
-
-
-def _ipython_shell() -> object:
-    ipython = sys.modules.get("IPython")
-    return ipython.get_ipython() if ipython is not None else None

@@ -259,8 +259,9 @@ def choose(candidates: Sequence[Candidate], nnodes: int | None) -> list[Member]:
             )
         raise NotEnoughNodesError("\n".join(lines), [one.status for one in candidates])
     used = ready[:nnodes]
+    names = {member.name for member in used}
     for one in candidates:
-        if one.member is not None and one.member not in used:
+        if one.member is not None and one.name not in names:
             one.member.node.close()
     return used
 

@@ -53,7 +53,7 @@ class Running:
         self.was_asked = True
         self.asks += 1
         self.asked_at = now
-        self.output.watch.next_look = now + _FIRST_LOOK_S
+        self.output.watch.not_before = now + _FIRST_LOOK_S
 
     def note_end(self, ended: Ended) -> None:
         """Take in what the node wrote of its end."""

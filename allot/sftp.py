@@ -18,12 +18,13 @@ import struct
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import paramiko
 
 _OPEN, _CLOSE, _READ, _WRITE, _SETSTAT, _STAT, _EXTENDED = 3, 4, 5, 6, 9, 17, 200
 _STATUS, _HANDLE, _DATA, _ATTRS = 101, 102, 103, 105
-_STATUS_OK, _STATUS_EOF = 0, 1
+_STATUS_OK, _EOF = 0, struct.pack(">I", 1)
 _ERRNO = {2: errno.ENOENT, 3: errno.EACCES, 8: errno.EOPNOTSUPP}
 _FLAG_READ, _FLAG_WRITE, _FLAG_CREATE, _FLAG_TRUNCATE = 1, 2, 8, 16
 # OpenSSH's "PROTOCOL", section 4.3: a rename that replaces what is there, as rename(2) does.
@@ -105,8 +106,7 @@ class FileStat:
     mode: int
 
 
-@dataclass(frozen=True)
-class _Reply:
+class _Reply(NamedTuple):
     type: int
     body: bytes
 
@@ -153,30 +153,28 @@ class PipelinedSFTP(paramiko.SFTPClient):
         return results
 
     def _read_group(self, reads: Sequence[FileRead]) -> list[bytes | OSError]:
+        paths = dict.fromkeys([read.path for read in reads])
         anew = {read.path for read in reads if not read.keep_open}
-        kept = {read.path for read in reads} - anew
-        opened = self._open([*(kept - self._open_files.keys()), *anew])
-        handles = {path: opened.get(path) or self._open_files[path] for path in kept | anew}
-        for path in kept:
-            handle = handles[path]
-            if isinstance(handle, bytes):
-                self._open_files[path] = handle
-                self._open_files.move_to_end(path)
-        while len(self._open_files) > _HANDLES_KEPT:
-            self._close_later(self._open_files.popitem(last=False)[1])
+        kept = self._open_files
+        opened = self._open([path for path in paths if path in anew or path not in kept])
+        handles = {path: opened.get(path) or kept[path] for path in paths}
+        for path, handle in handles.items():
+            if path not in anew and isinstance(handle, bytes):
+                kept[path] = handle
+                kept.move_to_end(path)
+        while len(kept) > _HANDLES_KEPT:
+            self._close_later(kept.popitem(last=False)[1])
         requests = [
             (_READ, _string(handle) + struct.pack(">QI", read.offset, min(read.length, _READ_MAX)))
             for read in reads
             if isinstance(handle := handles[read.path], bytes)
         ]
         replies = iter(self._exchange(requests))
-        results: list[bytes | OSError] = []
-        for read in reads:
-            handle = handles[read.path]
-            if isinstance(handle, OSError):
-                results.append(handle)
-            else:
-                results.append(self._as_data(next(replies), read.path))
+        results = [
+            handle if isinstance(handle, OSError) else self._as_data(next(replies), read.path)
+            for read in reads
+            for handle in [handles[read.path]]
+        ]
         for path in anew:
             self._close_later(opened[path])
         return results
@@ -194,10 +192,9 @@ class PipelinedSFTP(paramiko.SFTPClient):
     def _as_data(self, reply: _Reply, path: str) -> bytes | OSError:
         if reply.type == _DATA:
             return reply.text()
-        error = reply.error(path)
-        (code,) = struct.unpack_from(">I", reply.body)
-        if code == _STATUS_EOF:
+        if reply.type == _STATUS and reply.body.startswith(_EOF):
             return b""
+        error = reply.error(path)
         self.forget_files([path])
         return error
 
@@ -336,6 +333,9 @@ class PipelinedSFTP(paramiko.SFTPClient):
 
 def _groups(reads: Sequence[FileRead]) -> Iterator[list[FileRead]]:
     """Cut reads into groups of so many files that all of them may be open at once."""
+    if len(reads) <= _HANDLES_KEPT:
+        yield list(reads)
+        return
     group: list[FileRead] = []
     paths: set[str] = set()
     for read in reads:

@@ -58,12 +58,12 @@ FLOORS = {
     2: (
         *("watchdog", "sshconfig", "hostkeys", "sockets", "sshauth", "sftp"),
         *("faults", "gateway", "shell", "node", "sftpserver", "sshserver", "loopback"),
-        *("screen", "progress", "tracking", "probe", "output", "fetch", "tree", "sending"),
-        *("claims", "records", "statefile", "lease", "store", "orders"),
+        *("screen", "widgets", "progress", "tracking", "probe", "output", "along", "fetch"),
+        *("tree", "sending", "claims", "records", "statefile", "lease", "store", "orders"),
     ),
     3: (
         *("roster", "harvest", "running", "stage", "eventfile", "turns", "foothold", "driver"),
-        *("launcher", "seats"),
+        *("launcher", "seats", "timetable"),
         *("memory", "desk", "foreman", "watched", "monitor", "watcher", "outfit", "muster"),
         *("revival", "previous", "post"),
     ),
@@ -78,7 +78,7 @@ IMPORTERS = {
         *("sshconfig", "sshauth", "sftp", "faults", "gateway", "node"),
         *("sftpserver", "sshserver", "loopback"),
     },
-    "tqdm": {"progress"},
+    "tqdm": {"progress", "widgets"},
     "matplotlib": {"timeline"},
 }
 # What reaches the outside, or does not give the same answer twice.

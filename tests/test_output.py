@@ -13,6 +13,7 @@ from conftest import NodesFactory
 from nodes import connected
 from sshd import NeedsRootError, SshdNodes
 
+from allot.along import ReadAlong
 from allot.claims import Claims
 from allot.errors import ConnectionFailedError
 from allot.harvest import Harvest
@@ -385,3 +386,31 @@ def test_a_pipe_nobody_writes_to_holds_nothing_up(tmp_path: Path) -> None:
     reading.join(20)
     assert not was_held_up
     assert isinstance(answers[0], OSError)
+
+
+def test_what_is_read_along_costs_no_request_of_its_own(tmp_path: Path) -> None:
+    """It is asked for with the first request and given out once; later it is read anew."""
+    one, two = tmp_path / "events", tmp_path / "0.out"
+    one.write_bytes(b"event")
+    two.write_bytes(b"old")
+    first, more = FileRead(str(one), 0, 10), FileRead(str(two), 0, 10)
+    gauge = Gauge()
+    reader = ReadAlong(gauge, [more])
+    assert reader.read([first]) == [b"event"]
+    two.write_bytes(b"new")
+    assert reader.read([more]) == [b"old"]
+    assert len(gauge.lengths) == 2
+    assert reader.read([more, first]) == [b"new", b"event"]
+
+
+def test_what_was_read_along_of_a_replaced_file_is_forgotten(tmp_path: Path) -> None:
+    """A file that is to be opened anew is read anew as well."""
+    path = tmp_path / "0.out"
+    path.write_bytes(b"old")
+    piece = FileRead(str(path), 0, 10)
+    reader = ReadAlong(LocalReader(), [piece])
+    assert reader.read([]) == []
+    path.write_bytes(b"new")
+    reader.forget([str(path)])
+    assert reader.sizes([str(path)]) == [3]
+    assert reader.read([piece]) == [b"new"]

@@ -22,7 +22,8 @@ from terminals import ROOT, Terminal
 
 from allot import progress
 from allot.model import JobSnapshot, NodeState, NodeStatus, Progress, TaskState, TaskStatus
-from allot.progress import NotebookBoard, PlainBoard, TerminalBoard, make_board
+from allot.progress import PlainBoard, TerminalBoard, make_board
+from allot.widgets import NotebookBoard
 
 P, R, C, F = TaskState.PENDING, TaskState.RUNNING, TaskState.COMPLETED, TaskState.FAILED
 

@@ -618,7 +618,9 @@ def test_an_end_is_written_down_once_it_can_be(node: LocalNode) -> None:
     node.request("sleep() { : > ~/tried; command sleep 0.01; }")
     events, aside = node.directory / "events", node.directory / "aside"
     node.start(
-        node.launch(f"cd {script.quote(str(node.directory))}; mv events aside; ln -s nowhere/events events")
+        node.launch(
+            f"cd {script.quote(str(node.directory))}; mv events aside; ln -s no/where events"
+        )
     )
     wait_until((node.home / "tried").exists, PATIENCE_S, "the recorder did not wait")
     with aside.open("ab") as file:

@@ -216,7 +216,9 @@ def test_a_task_that_ended_by_itself_meanwhile_keeps_its_end(node: LocalNode) ->
     node.request("sleep() { : > ~/tried; command sleep 0.01; }")
     events, aside = node.directory / "events", node.directory / "aside"
     node.start(
-        node.launch(f"cd {script.quote(str(node.directory))}; mv events aside; ln -s nowhere/events events")
+        node.launch(
+            f"cd {script.quote(str(node.directory))}; mv events aside; ln -s no/where events"
+        )
     )
     wait_until((node.home / "tried").exists, PATIENCE_S, "the recorder did not try")
     cancel(node)

@@ -1,0 +1,24 @@
+"""Which turn of which node comes next."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from allot.timetable import rounded_up
+
+TIMES = st.floats(0.0, 1e7)
+GRAINS = st.floats(1e-3, 10.0)
+
+
+@given(TIMES, GRAINS)
+def test_a_turn_is_put_off_by_less_than_its_grain(when: float, grain: float) -> None:
+    """Never early, and never late by more than was allowed."""
+    assert when <= rounded_up(when, grain) < when + grain
+
+
+@given(TIMES, GRAINS, GRAINS)
+def test_coarse_turns_fall_together_with_fine_ones(when: float, one: float, other: float) -> None:
+    """Whatever the pauses of two nodes: the rarer turns coincide with some of the others."""
+    coarse = rounded_up(when, max(one, other))
+    assert rounded_up(coarse, min(one, other)) == coarse
