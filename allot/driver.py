@@ -33,6 +33,7 @@ from allot.harvest import Harvest
 from allot.model import TaskState
 from allot.node import Node
 from allot.output import Reader
+from allot.pace import IDLE_LOOK_S, QUICK_S, Pace
 from allot.probe import NodeFacts
 from allot.reasons import FULL_HOME, REFUSALS, WARNINGS
 from allot.running import Running
@@ -40,15 +41,6 @@ from allot.script import CancelOrder, Launch
 from allot.stage import Stager
 from allot.turns import Began, Finished, Mail, Report, Stepped, Turn
 
-QUICK_S = 0.02
-"""Seconds between two looks at the event file while tasks turn over."""
-
-IDLE_LOOK_S = 15.0
-"""Seconds after which a node is looked at, at the latest: a link that is gone must be noticed."""
-
-# The next look at the event file is due after this share of the time in which nothing moved: the
-# end of a task is seen late by so much of what the task took, at most, and by the poll interval.
-_LAG = 0.05
 _ALIVE_S = 10.0
 _ORDER_AGAIN_S = 0.2
 _ANSWER_S = 10.0
@@ -103,14 +95,13 @@ class NodeDriver:
         self._ends_at_logout = facts.kills_at_logout
         self._clock_offset = facts.clock_offset
         self._boot_id = facts.health.boot_id
-        self._poll_interval = poll_interval
+        self._pace = Pace(poll_interval)
         self._events = EventFile(cursor)
         self._tasks: dict[tuple[int, int], Running] = {}
         self._cancels: dict[tuple[int, int], CancelOrder] = {}
         self._reports: list[Report] = []
         self._complaint = ""
         self._holds_back = False
-        self._moved_at = time.monotonic()
         self._alive_at = time.monotonic()
 
     def adopt(self, launches: Iterable[Launch]) -> None:
@@ -132,14 +123,20 @@ class NodeDriver:
 
     def turn(self, mail: Mail) -> Turn:
         """Do what is asked, then see what happened."""
+        self.node.when_heard(None)
         for launch in mail.launches:
             self._add(launch)
         for key in mail.forgets:
             self._forget(key)
+        for order in mail.cancels:  # a guard may take its recorder's place, and tell nobody
+            if task := self._tasks.get((order.proc_id, order.attempt)):
+                task.tells = False
         self._cancels |= {(order.proc_id, order.attempt): order for order in mail.cancels}
         facts: NodeFacts | None = None
         error: NodeError | None = None
-        moved = bool(mail.launches or mail.cancels)
+        is_asked = bool(mail.launches or mail.cancels)
+        if is_asked:
+            self._pace.note_moved()
         try:
             self._connect(mail.launches)
             self._cancel()
@@ -147,12 +144,13 @@ class NodeDriver:
             if mail.probe:
                 facts = self._look_at_node()
                 self._harvest.sharing = facts.sharing
-            elif not self._tasks and not moved:
+            elif not self._tasks and not is_asked:
                 self.node.request("", timeout=_ANSWER_S)  # is it still there?
-            moved |= self._read_events()
+            must_read = self._take_notices() or bool(mail.cancels)
+            if must_read or self._next_look() <= time.monotonic():
+                self._read_events()
             self._look()
             self._finish()
-            self._take_notices()
             self._look_for_the_dead()
         except Exception as caught:
             self.release()
@@ -163,7 +161,7 @@ class NodeDriver:
         unsent = self._take_out_unsent()
         return Turn(
             reports,
-            self._next_pause(moved),
+            self._next_pause(),
             facts=facts,
             error=error,
             unsent=unsent,
@@ -210,6 +208,8 @@ class NodeDriver:
         self.was_prepared = True
         self._alive_at = 0.0
         self._stager.begin_anew()
+        for task in self._tasks.values():
+            task.tells = False
         if any(task.was_asked for task in self._tasks.values()):
             self._read_events()
             if is_new and was_prepared:
@@ -267,27 +267,29 @@ class NodeDriver:
         if self._cancels:
             self._cancels = self._foothold.cancel(self._cancels)
 
-    def _read_events(self) -> bool:
+    def _read_events(self) -> None:
         if not self._tasks:
-            return False
-        moved = False
+            return
+        self._pace.note_read()
         try:
             looked_at = [task.output for task in self._tasks.values() if task.recorders]
             for before, events in self._events.read(self._harvest.reader_along(looked_at)):
                 for event in events:
                     self._note(event, before)
-                moved |= bool(events)
         except OSError as error:
             self._foothold.forget()  # where it was removed, it is made again
             raise ConnectionFailedError(
                 self.node.name, f"{self._events.path} cannot be read there: {error}"
             ) from error
-        return moved
+
+    def _running(self) -> list[Running]:
+        return [task for task in self._tasks.values() if task.recorders and not task.ended]
 
     def _note(self, event: Event, place: Cursor) -> None:
         task = self._tasks.get((event.proc_id, event.attempt))
         if task is None or task.lost is not None:
             return
+        self._pace.note_moved()
         task.since = place if task.since is None else task.since
         if isinstance(event, Started):
             if not task.recorders:  # a later one lost the race, or took a killed one's place
@@ -308,7 +310,7 @@ class NodeDriver:
         self._over(task, TaskState.FAILED, None, self._here(event.time), reason)
 
     def _look(self) -> None:
-        running = [task for task in self._tasks.values() if task.recorders and not task.ended]
+        running = self._running()
         owners = {id(task.output): task for task in running}
         for output, progress in self._harvest.look([task.output for task in running]):
             self._reports.append(Stepped(*owners[id(output)].key, progress))
@@ -391,24 +393,29 @@ class NodeDriver:
         self._tasks.pop(key, None)
         self._stager.drop(key)
 
-    def _take_notices(self) -> None:
+    def _take_notices(self) -> bool:
+        """Take in what recorders told; whether more of it stands in the event file."""
+        must_read = False
         for notice in self.node.take_notices():
-            line = f"{notice} {time.time() - self._clock_offset:.3f} .\n"
-            for event in parse_events(line.encode("utf-8", "replace"))[0]:
+            events = parse_events(notice.replace(";", "\n").encode("utf-8", "replace") + b"\n")[0]
+            for event in events:
                 self._note(event, self._events.cursor)
+            must_read |= not events
+        return must_read
 
     def _here(self, node_time: float) -> float:
         return node_time + self._clock_offset
 
-    def _next_pause(self, moved: bool) -> float | None:
+    def _next_pause(self) -> float:
         if self._cancels:
             return _ORDER_AGAIN_S
         if self._stager.busy or (self._tasks and self._harvest.busy):
             return 0.0
         if not self._tasks:
             return IDLE_LOOK_S
-        now = time.monotonic()
-        if moved:
-            self._moved_at = now
-        quiet = max(QUICK_S, _LAG * (now - self._moved_at))
-        return min(quiet, self._poll_interval, IDLE_LOOK_S)
+        return min(max(QUICK_S, self._next_look() - time.monotonic()), IDLE_LOOK_S)
+
+    def _next_look(self) -> float:
+        """When the event file is to be read: at the latest along with outputs."""
+        looked_at = self._harvest.next_look([task.output for task in self._running()])
+        return min(self._pace.next_read(self._tasks.values()), looked_at)

@@ -18,16 +18,18 @@ _MOST_RECORDERS = 64
 # in every locale.
 #
 # A here-string is a pipe since Bash 5.1, which is opened once more for writing; where it is a
-# file, or nothing more can be opened, each task has a recorder of its own. The channel is closed
-# to a recorder that waits: one that cannot write down why it refuses a task then ends, and the
-# client, which hears nothing or finds it dead, asks again.
+# file, or nothing more can be opened, each task has a recorder of its own.
+#
+# A recorder keeps the channel (3) to tell of its task. Where that is closed, the write fails: to
+# die of it would leave the next task unrecorded, and to ignore the signal would have tasks ignore
+# it too.
 FUNCTIONS = r"""
 __allot_launch() {
   __allot_hand_over "$@" && return
   local source= number=$((++__allot_numbers))
   __allot_lay_pipe
   set -m
-  ( trap - PIPE; exec </dev/null >/dev/null 2>&1 10<&-; __allot_serve "$@" ) &
+  ( trap : PIPE; exec </dev/null >/dev/null 2>&1 10<&-; __allot_serve "$@" ) &
   __allot_recorders[number]=$!
   set +m
   [[ -z $source ]] || exec {source}<&-
@@ -89,7 +91,6 @@ __allot_serve() {
   __allot_record "$@"
   while [[ $? == 0 && -n $source ]]; do
     trap : TERM ALRM
-    exec 3>&-
     CDPATH= cd -- "$home" && printf '%s\n' "$number" >&"$__allot_free" || return
     until read -r -N 4 -u "$source" length; do (($? > 128)) || return; done
     read -r -N "$((10#$length))" -u "$source" text || return

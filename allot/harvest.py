@@ -190,16 +190,19 @@ class Harvest:
         if there:
             yield from _look(look, along or self.node_reader, there)
 
+    def next_look(self, outputs: Sequence[Output]) -> float:
+        """When the first of them is to be looked at, seconds on the monotonic clock."""
+        return min((self._due_at(one.watch, 1.0) for one in outputs), default=float("inf"))
+
     def _due(self, outputs: Sequence[Output]) -> list[Output]:
-        now, usual = time.monotonic(), (1 - _EARLY) * self._poll_interval
-        most = _MOST_INTERVALS * self._poll_interval
-        return [
-            output
-            for output in outputs
-            for watch in [output.watch]
-            if now >= watch.not_before
-            and now - watch.looked_at >= min(most, max(usual, _LAG * (now - watch.grew_at)))
-        ]
+        now = time.monotonic()
+        return [one for one in outputs if self._due_at(one.watch, 1 - _EARLY) <= now]
+
+    def _due_at(self, watch: Watch, least: float) -> float:
+        # What is grown to by then: a share of the silence until that time, not until the last look.
+        lag = _LAG / (1 - _LAG) * (watch.looked_at - watch.grew_at)
+        pause = min(max(least * self._poll_interval, lag), _MOST_INTERVALS * self._poll_interval)
+        return max(watch.not_before, watch.looked_at + pause)
 
     def look_last(self, outputs: Sequence[Output]) -> Iterator[tuple[Output, Progress]]:
         """Find the last progress of outputs that are home; see :meth:`look`."""

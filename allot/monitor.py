@@ -373,12 +373,18 @@ class Monitor(Watched):
             why = ConnectionFailedError(seat.place.node_name, f"unexpected: {error!r}")
             turn = Turn((), None, error=why)
         self._queue.put(lambda: self._apply(seat, turn))
+        if not turn.error:
+            seat.driver.node.when_heard(lambda: self._queue.put(lambda: self._hear(seat)))
 
     def _apply(self, seat: Seat, turn: Turn) -> bool:
         before = standing(seat)
         self._foreman.apply(seat, turn)
         self._timetable.enter(seat, turn)
         return bool(turn.reports or turn.unsent or turn.error) or standing(seat) != before
+
+    def _hear(self, seat: Seat) -> bool:
+        self._timetable.hurry(seat)
+        return False
 
     def _collect(self) -> None:
         self._timetable.begin(self._foreman.seats.values(), _IDLE_S)

@@ -184,6 +184,17 @@ class Node:
                 self._shell_lock.release()
         return shell.take_notices()
 
+    def when_heard(self, call: Callable[[], None] | None) -> None:
+        """Have something called once, as soon as there may be notices or the connection is gone.
+
+        Args:
+            call: What any thread may call, at once perhaps, and must not take long; None takes
+                back what an earlier call asked for.
+        """
+        session = self._session
+        if session is not None:
+            session.shell.when_heard(call)
+
     def open_sftp(self) -> bool:
         """Open the SFTP session, unless it is open.
 

@@ -10,8 +10,9 @@ from allot.model import TaskState
 from allot.reasons import describe_loss
 from allot.script import Launch
 
-# Most of a queue's short tasks have ended by then, and need no look of their own.
-_FIRST_LOOK_S = 0.1
+FIRST_LOOK_S = 0.1
+"""Seconds until a task is first looked at: most of a queue's short ones have ended by then."""
+
 _ENDINGS = {Cause.CANCEL: TaskState.CANCELLED, Cause.TIMEOUT: TaskState.TIMEOUT}
 
 
@@ -27,6 +28,7 @@ class Running:
         recorders: Pid and start ticks of the processes that record it.
         warnings: What will explain its end.
         was_asked: The node may have been asked to start it, by this client or an earlier one.
+        tells: Its recorder tells this connection of its end.
         asks: How often this client asked.
         asked_at: When it did so last, in monotonic seconds.
         since: Where the first event of it was read.
@@ -39,6 +41,7 @@ class Running:
     recorders: set[tuple[int, int]] = field(default_factory=set)
     warnings: list[str] = field(default_factory=list)
     was_asked: bool = False
+    tells: bool = False
     asks: int = 0
     asked_at: float = 0.0
     since: Cursor | None = None
@@ -50,10 +53,11 @@ class Running:
 
     def note_asked(self, now: float) -> None:
         """The node is being asked to start it; its output need not be looked at at once."""
+        self.tells = not self.was_asked  # else another connection's may record it
         self.was_asked = True
         self.asks += 1
         self.asked_at = now
-        self.output.watch.not_before = now + _FIRST_LOOK_S
+        self.output.watch.not_before = now + FIRST_LOOK_S
 
     def note_end(self, ended: Ended) -> None:
         """Take in what the node wrote of its end."""

@@ -295,8 +295,10 @@ _FUNCTIONS = r"""
 __allot_note() {
   local t=$EPOCHREALTIME
   [[ -n $t ]] || printf -v t '%(%s)T' -1
-  printf '%s %s .\n' "$*" "$t" >> "$__allot_dir/events"
+  __allot_noted="$* $t ."
+  printf '%s\n' "$__allot_noted" >> "$__allot_dir/events"
 }
+__allot_tell() { printf '\036allot %s\n' "$1" >&3; } 2> /dev/null
 __allot_last() {
   until __allot_note "$@"; do
     [[ -d $__allot_dir ]] || return
@@ -304,7 +306,8 @@ __allot_last() {
   done
 }
 __allot_refuse() {
-  __allot_note X "$p" "$a" "$1" || printf '\036allot X %s %s %s\n' "$p" "$a" events >&3
+  __allot_note X "$p" "$a" "$1"
+  __allot_tell "$__allot_noted"
 }
 __allot_take() {
   local options=$- status
@@ -346,12 +349,13 @@ __allot_look_for_room() {
 __allot_record() {
   local p=$1 a=$2 l=$3 out=$4 err=$5 cwd=$6 own=$7 script=$8 code full=0
   local claim=$__allot_dir/$1.$2 mark=$__allot_job/$1/$2
-  local task= timer= told= cause=end deadline=$__allot_never
+  local task= timer= told= begun cause=end deadline=$__allot_never
   trap 'told=yes; __allot_ordered' TERM
   trap 'told=yes; __allot_stop timeout "$__allot_limit_grace"' ALRM
   __allot_claim || return
+  begun=$__allot_noted
   if [[ $cause != end || -e $claim.cancel ]]; then
-    __allot_last C "$p" "$a"
+    __allot_last C "$p" "$a" && __allot_tell "$__allot_noted"
     return
   fi
   __allot_open "$out" || { __allot_refuse output; return; }
@@ -372,9 +376,8 @@ __allot_record() {
     shift
     exec "$@" /dev/fd/9 ) &
   task=$!
-  exec 3>&-
   if [[ -n $__allot_limit ]]; then
-    ( __allot_time "$me" "$ticks" ) &
+    ( exec 3>&-; __allot_time "$me" "$ticks" ) &
     timer=$!
   fi
   set +m
@@ -388,6 +391,8 @@ __allot_record() {
   fi
   [[ ! -s $out && ! ( -n $err && -s $err ) ]] || full=1
   [[ $code == 0 || $cause != end ]] || __allot_look_for_room
-  __allot_last E "$p" "$a" "$code" "$full" "$cause"
+  __allot_last E "$p" "$a" "$code" "$full" "$cause" || return
+  [[ $code == 0 && $cause == end && $script != "# setup"* ]] || begun=look __allot_noted=
+  __allot_tell "$begun;$__allot_noted"
 }
 """

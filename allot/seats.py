@@ -13,12 +13,13 @@ from concurrent import futures
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 
-from allot.driver import IDLE_LOOK_S, NodeDriver
+from allot.driver import NodeDriver
 from allot.errors import NodeError
 from allot.events import BEGINNING, Cursor
 from allot.launcher import Place
 from allot.model import NodeSpec, NodeState, NodeStatus
 from allot.nodedir import KEPT_DAYS
+from allot.pace import IDLE_LOOK_S
 from allot.probe import NodeFacts, NodeProbe
 from allot.progress import say
 from allot.records import NodeRecord

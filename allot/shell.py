@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import re
 import secrets
+import threading
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import paramiko
 
 _CHUNK = 64 * 1024
@@ -23,6 +26,19 @@ _NOT_FOUND = 127
 _STATUS_WAIT_S = 0.5
 _EMPTY_ANSWERS = b"\n" * 8
 _NOTICE = re.compile(rb"\x1eallot ([^\n]*)\n")
+
+
+class _Bell(threading.Event):
+    """Calls back, once, when paramiko sets it: data came, or the channel was closed."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        super().__init__()
+        self._call: Callable[[], None] | None = call
+
+    def set(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call()
 
 
 class KeptShell:
@@ -40,8 +56,10 @@ class KeptShell:
     @property
     def is_open(self) -> bool:
         """False once its end is known."""
-        transport = self._channel.get_transport()
-        return not (self._channel.closed or self._channel.eof_received) and transport.is_active()
+        channel = self._channel
+        # What it started may hold the channel open when it has ended.
+        has_ended = channel.closed or channel.eof_received or channel.exit_status_ready()
+        return not has_ended and channel.get_transport().is_active()
 
     def start(self, deadline: float) -> None:
         """Start Bash in whatever the login shell is, and make it ready.
@@ -117,7 +135,9 @@ class KeptShell:
             data = self._channel.recv(_CHUNK)
         except TimeoutError:
             self._read_stderr()
-            return
+            if not self._channel.exit_status_ready() or self._channel.recv_ready():
+                return
+            data = b""
         self._read_stderr()
         if not data:
             raise ConnectionResetError(None, self._describe_end())
@@ -154,6 +174,13 @@ class KeptShell:
         self._without_notices(bytes(self._buffer[:whole]))
         del self._buffer[:whole]
         del self._buffer[:-_LOOSE_KEPT]
+
+    def when_heard(self, call: Callable[[], None] | None) -> None:
+        """Have something called once there is anything to listen to, by whatever thread.
+
+        It is called at once where there is already; None takes an earlier call back.
+        """
+        self._channel.in_buffer.set_event(_Bell(call) if call else threading.Event())
 
     def _without_notices(self, data: bytes) -> bytes:
         def take(found: re.Match[bytes]) -> bytes:

@@ -81,6 +81,9 @@ class LocalChannel:
     def recv_stderr_ready(self) -> bool:
         return False
 
+    def exit_status_ready(self) -> bool:
+        return False
+
     def recv_ready(self) -> bool:
         assert self.process.stdout is not None
         return bool(select.select([self.process.stdout], [], [], 0)[0])

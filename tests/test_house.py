@@ -62,8 +62,8 @@ FLOORS = {
         *("tree", "sending", "claims", "records", "statefile", "lease", "store", "orders"),
     ),
     3: (
-        *("roster", "harvest", "running", "stage", "eventfile", "turns", "foothold", "driver"),
-        *("launcher", "seats", "timetable"),
+        *("roster", "harvest", "running", "pace", "stage", "eventfile", "turns", "foothold"),
+        *("driver", "launcher", "seats", "timetable"),
         *("memory", "desk", "foreman", "watched", "monitor", "watcher", "outfit", "muster"),
         *("revival", "previous", "post"),
     ),

@@ -400,6 +400,7 @@ class WordNode:
     Attributes:
         log: The event file.
         breaks_at: Which read breaks the connection, counted from 1; 0: none.
+        says_look: Whether it tells in each turn that there is something in the event file.
         notices: What its shell told beside the event file.
         alive: Which pids live.
         clock_ahead_s: How far its clock is ahead of the client's.
@@ -407,7 +408,8 @@ class WordNode:
 
     log: bytes = b""
     breaks_at: int = 0
-    notices: list[str] = field(default_factory=list)
+    says_look: bool = True
+    notices: list[str] = field(default_factory=lambda: ["look"])
     alive: Sequence[int] = ()
     clock_ahead_s: float = 0.0
     reads: int = 0
@@ -439,8 +441,11 @@ class WordNode:
         return [self.log[read.offset : read.offset + read.length] for read in reads]
 
     def take_notices(self) -> list[str]:
-        notices, self.notices = self.notices, []
+        notices, self.notices = self.notices, ["look"] if self.says_look else []
         return notices
+
+    def when_heard(self, call: Callable[[], None] | None) -> None:
+        """Nobody waits."""
 
 
 class Always:
@@ -507,15 +512,31 @@ def test_no_event_is_lost_where_a_break_comes_between_two_pieces(
         assert pause > 10  # nothing is waited for any more
 
 
-def test_a_refusal_that_could_not_be_written_down_has_a_time(tmp_path: Path) -> None:
+def test_a_refusal_that_could_not_be_written_down_is_told(tmp_path: Path) -> None:
     """A node whose disk is full tells by another way, and the task ended when it was told."""
-    node = WordNode(notices=["X 0 0 events"])
+    node = WordNode(notices=[f"X 0 0 events {time.time() + 5000:.1f} ."])
+    before = time.time()
     with driven(node, clock_offset=-5000.0) as driver:
-        before = time.time()
         (end,) = ends_of(lambda: driver.turn(Mail(launches(tmp_path, 1))), 1)
     assert end.state is TaskState.FAILED
     assert "home directory" in end.reason
     assert before - 1 <= end.time <= time.time() + 1
+
+
+def test_an_end_that_is_told_needs_no_look_and_counts_once(tmp_path: Path) -> None:
+    """It is known with the launch; the same lines in the event file say nothing new later."""
+    lines = ["S 0 0 10 1 5.0 .", "E 0 0 0 0 end 6.0 ."]
+    node = WordNode(says_look=False, notices=[";".join(lines)])
+    with driven(node) as driver:
+        assert node.reads == 0
+        first = driver.turn(Mail(launches(tmp_path, 2)))
+        assert node.reads == 0
+        assert [type(report) for report in first.reports] == [Began, Finished]
+        node.log += "".join(f"{line}\n" for line in lines).encode()
+        node.log += b"S 1 0 11 1 5.0 .\n"
+        node.notices = ["look;"]
+        second = driver.turn(Mail())
+    assert [(type(report), report.proc_id) for report in second.reports] == [(Began, 1)]
 
 
 @pytest.mark.parametrize("hours", [-5, 5])
