@@ -131,12 +131,10 @@ class NodeDriver:
         for order in mail.cancels:  # a guard may take its recorder's place, and tell nobody
             if task := self._tasks.get((order.proc_id, order.attempt)):
                 task.tells = False
+                self._pace.note_moved()
         self._cancels |= {(order.proc_id, order.attempt): order for order in mail.cancels}
         facts: NodeFacts | None = None
         error: NodeError | None = None
-        is_asked = bool(mail.launches or mail.cancels)
-        if is_asked:
-            self._pace.note_moved()
         try:
             self._connect(mail.launches)
             self._cancel()
@@ -144,7 +142,7 @@ class NodeDriver:
             if mail.probe:
                 facts = self._look_at_node()
                 self._harvest.sharing = facts.sharing
-            elif not self._tasks and not is_asked:
+            elif not (self._tasks or mail.cancels):
                 self.node.request("", timeout=_ANSWER_S)  # is it still there?
             must_read = self._take_notices() or bool(mail.cancels)
             if must_read or self._next_look() <= time.monotonic():
@@ -245,6 +243,7 @@ class NodeDriver:
             batch = launches[first : first + _BATCH]
             asked = [self._tasks[launch.proc_id, launch.attempt] for launch in batch]
             anew = [task for task in asked if not task.was_asked]
+            self._pace.note_moved()
             for task in asked:  # before it is: it may be heard there, and nothing here
                 task.note_asked(time.monotonic())
             try:

@@ -14,8 +14,8 @@ _MOST_RECORDERS = 64
 # A recorder tells its number by one pipe for all of them when it waits; only then is anything
 # written to its own, and no more than fits into an empty pipe: nobody ever waits for a recorder
 # that was stopped. Numbers never come round again. The length comes first, for Bash reads byte by
-# byte what it does not know the length of; all is quoted to ASCII, so that bytes are characters
-# in every locale.
+# byte what it does not know the length of; a launch is in ASCII, so that bytes are characters in
+# every locale.
 #
 # A here-string is a pipe since Bash 5.1, which is opened once more for writing; where it is a
 # file, or nothing more can be opened, each task has a recorder of its own.
@@ -25,30 +25,39 @@ _MOST_RECORDERS = 64
 # it too.
 FUNCTIONS = r"""
 __allot_launch() {
-  __allot_hand_over "$@" && return
-  local source= number=$((++__allot_numbers))
-  __allot_lay_pipe
-  set -m
-  ( trap : PIPE; exec </dev/null >/dev/null 2>&1 10<&-; __allot_serve "$@" ) &
-  __allot_recorders[number]=$!
-  set +m
-  [[ -z $source ]] || exec {source}<&-
+  local text
+  local -a rest=()
+  __allot_hand_over "$@"
+  for text in "${rest[@]}"; do __allot_begin "$text"; done
 }
 __allot_hand_over() {
-  local number pipe text=
+  rest=("$@")
   [[ $__allot_free == [0-9]* ]] || return
-  __allot_listen
+  rest=()
+  for text; do __allot_give "$text" || rest+=("$text"); done
+} 2> /dev/null
+__allot_give() {
+  local number pipe
+  ((${#1} <= _BYTES_)) || return
+  ((${#__allot_waiting[@]})) || __allot_listen
   for number in "${!__allot_waiting[@]}"; do
-    [[ -n $text ]] || LC_ALL=C printf -v text '%q ' "$@"
-    ((${#text} <= _BYTES_)) || return
     unset "__allot_waiting[number]"
     pipe=${__allot_pipes[number]}
-    ! printf '%04d%s' "${#text}" "$text" >&"$pipe" || return 0
+    ! printf '%04d%s' "${#1}" "$1" >&"$pipe" || return 0
     exec {pipe}>&-
     unset "__allot_pipes[number]"
   done
   return 1
-} 2> /dev/null
+}
+__allot_begin() {
+  local source= number=$((++__allot_numbers))
+  __allot_lay_pipe
+  set -m
+  ( trap : PIPE; exec </dev/null >/dev/null 2>&1 10<&-; eval "__allot_serve $1" ) &
+  __allot_recorders[number]=$!
+  set +m
+  [[ -z $source ]] || exec {source}<&-
+}
 __allot_listen() {
   while read -r -t 0 -u "$__allot_free" && read -r -u "$__allot_free" number; do
     [[ -z ${__allot_pipes[number]-} ]] || __allot_waiting[number]=${__allot_recorders[number]}
@@ -86,12 +95,14 @@ __allot_serve() {
   local me=$BASHPID home=$PWD ticks stat length text
   __allot_let_go
   trap : HUP
+  trap 'told=yes; __allot_ordered' TERM
+  trap 'told=yes; __allot_stop timeout "$__allot_limit_grace"' ALRM
   __allot_stat "$me"
   ticks=${stat[19]}
   __allot_record "$@"
   while [[ $? == 0 && -n $source ]]; do
-    trap : TERM ALRM
-    CDPATH= cd -- "$home" && printf '%s\n' "$number" >&"$__allot_free" || return
+    [[ $PWD == "$home" ]] || CDPATH= cd -- "$home" || return
+    printf '%s\n' "$number" >&"$__allot_free" || return
     until read -r -N 4 -u "$source" length; do (($? > 128)) || return; done
     read -r -N "$((10#$length))" -u "$source" text || return
     eval "__allot_record $text"

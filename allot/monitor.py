@@ -29,7 +29,7 @@ from allot.output import Reader
 from allot.records import Changes, JobState
 from allot.seats import Seat, clean_up
 from allot.store import Store
-from allot.timetable import Timetable, standing
+from allot.timetable import Timetable, due_seats, standing
 from allot.turns import Mail, Turn
 from allot.watched import Watched
 
@@ -41,7 +41,6 @@ _IDLE_S = 0.5
 _GATHER_RATIO = 9
 _MOST_GATHER_S = 0.02
 _ORDER_S = 30.0
-_MOST_BROKEN_AT_ONCE = 64
 _SPARE_RETRY_S = 30.0
 _ORDERS_S = 0.5
 _KEEP_ALL_S = 2.0
@@ -346,16 +345,7 @@ class Monitor(Watched):
             self.changed.notify_all()
 
     def _dispatch(self) -> None:
-        now = time.monotonic()
-        seats = self._foreman.seats.values()
-        broken = sum(seat.under_way and not seat.is_reachable for seat in seats)
-        for seat in seats:
-            if not seat.is_due(now):
-                continue
-            if not seat.is_reachable:
-                if broken >= _MOST_BROKEN_AT_ONCE:
-                    continue
-                broken += 1
+        for seat in due_seats(self._foreman.seats.values()):
             self._submit(self._take_turn, seat, seat.take_mail())
 
     def _submit(self, work: Callable[..., None], *arguments: Any) -> None:

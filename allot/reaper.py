@@ -153,7 +153,7 @@ __allot_stop() {
 }
 __allot_ordered() {
   local until= now
-  [[ -e $claim.cancel ]] || return
+  [[ -n $claim && -e $claim.cancel ]] || return
   read -r until < "$claim.cancel"
   __allot_now
   [[ $until =~ ^[0-9]+$ ]] || until=$((now + 1000))

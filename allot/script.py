@@ -29,6 +29,7 @@ LIMIT_GRACE_S = 10.0
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _READONLY = frozenset({"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"})
+_NOT_ASCII = re.compile(r"[^\0-\x7f]+")
 _TILDE = re.compile(r"~([A-Za-z_][A-Za-z0-9._-]*)?(?=/|\Z)")
 
 
@@ -147,11 +148,11 @@ def launch_script(launches: Iterable[Launch], *, generation: int, until: int) ->
         Bash that prints nothing, or ``refused superseded <generation>``, or ``refused late``;
         nothing was started then.
     """
-    lines = "\n".join(_launch_line(launch) for launch in launches)
-    return f"if __allot_may {generation} {until}; then\n{lines}\nfi"
+    words = " ".join(_as_word(launch) for launch in launches)
+    return f"! __allot_may {generation} {until} || __allot_launch {words}"
 
 
-def _launch_line(launch: Launch) -> str:
+def _as_word(launch: Launch) -> str:
     words = (
         str(launch.proc_id),
         str(launch.attempt),
@@ -162,7 +163,15 @@ def _launch_line(launch: Launch) -> str:
         quote(exports(launch.env)),
         quote(launch.script),
     )
-    return f"__allot_launch {' '.join(words)}"
+    text = _NOT_ASCII.sub(_in_octal, " ".join(words))
+    escaped = text.replace("\\", r"\\").replace("'", r"\'")
+    return f"$'{escaped}'"
+
+
+def _in_octal(found: re.Match[str]) -> str:
+    """What stands in single quotes, in ASCII and within them: how long it is, is no question."""
+    data = found.group().encode("utf-8", "surrogateescape")
+    return "'$'" + "".join(f"\\{byte:03o}" for byte in data) + "''"
 
 
 @dataclass(frozen=True)
@@ -350,8 +359,6 @@ __allot_record() {
   local p=$1 a=$2 l=$3 out=$4 err=$5 cwd=$6 own=$7 script=$8 code full=0
   local claim=$__allot_dir/$1.$2 mark=$__allot_job/$1/$2
   local task= timer= told= begun cause=end deadline=$__allot_never
-  trap 'told=yes; __allot_ordered' TERM
-  trap 'told=yes; __allot_stop timeout "$__allot_limit_grace"' ALRM
   __allot_claim || return
   begun=$__allot_noted
   if [[ $cause != end || -e $claim.cancel ]]; then
@@ -360,7 +367,7 @@ __allot_record() {
   fi
   __allot_open "$out" || { __allot_refuse output; return; }
   [[ -z $err ]] || __allot_open "$err" || { __allot_refuse error; return; }
-  CDPATH= cd -- "$cwd" || { __allot_refuse cwd; return; }
+  [[ $cwd == "$PWD" && $cwd -ef . ]] || CDPATH= cd -- "$cwd" || { __allot_refuse cwd; return; }
   set -m
   ( exec >> "$out" 3>&-
     if [[ -n $err ]]; then exec 2>> "$err"; else exec 2>&1; fi

@@ -25,6 +25,15 @@ _STDERR_LOOK_S = 0.5
 _NOT_FOUND = 127
 _STATUS_WAIT_S = 0.5
 _EMPTY_ANSWERS = b"\n" * 8
+# A request is read as a whole by its length (in bytes: LC_ALL=C), then run; where the connection
+# breaks before, read fails and nothing runs. The marks must not stand in the request as they are,
+# for that may be echoed.
+_FUNCTIONS = r"""
+__allot_in() {
+  LC_ALL=C IFS= read -r -N "$1" __allot_request && printf '\036TOKEN %s begin\n' "$2" || exit
+}
+__allot_out() { printf '\036TOKEN %s end\n' "$1"; }
+"""
 _NOTICE = re.compile(rb"\x1eallot ([^\n]*)\n")
 
 
@@ -75,6 +84,7 @@ class KeptShell:
         self._channel.exec_command(f"echo {self._token}; exec bash --noprofile --norc -s")
         self._send(_EMPTY_ANSWERS)
         self._read_until(self._token.encode() + b"\n", deadline)
+        self._send(_FUNCTIONS.replace("TOKEN", self._token).encode())
         # A Bash that dies of SIGPIPE half-way through a request would have run part of it.
         self.request("trap '' PIPE; exec 3>&1", deadline)
         self._started = True
@@ -91,15 +101,12 @@ class KeptShell:
             self._read_stderr()
             self._stderr.clear()  # what came before hardly explains how this one ends
         self._number += 1
-        begin = f"\x1e{self._token} {self._number} begin\n"
-        end = f"\x1e{self._token} {self._number} end\n"
-        # Read as a whole by its length (in bytes: LC_ALL=C), then run; where the connection
-        # breaks before, read fails and nothing runs. This is also ten times as fast as
-        # letting Bash parse its stdin, which it reads byte by byte.
+        begin, end = (f"\x1e{self._token} {self._number} {mark}\n" for mark in ("begin", "end"))
+        # Short, for Bash reads it byte by byte; what is left of it where the connection breaks
+        # runs nothing.
         frame = (
-            f"{{ LC_ALL=C IFS= read -r -N {len(data)} __allot_request && {{ "
-            f"printf '{_escaped(begin)}'; eval \"$__allot_request\"; printf '{_escaped(end)}'; "
-            "} </dev/null; } || exit\n"
+            f"__allot_in {len(data)} {self._number};"
+            f'eval "$__allot_request" </dev/null;__allot_out {self._number}\n'
         )
         self._channel.settimeout(max(deadline - time.monotonic(), 0.01))
         self._send(frame.encode() + data)
@@ -193,8 +200,3 @@ class KeptShell:
         """Take the notices that have been picked out since the last call."""
         taken, self._notices = self._notices, []
         return taken
-
-
-def _escaped(mark: str) -> str:
-    """A mark as a printf format; it must not stand in the request itself, which may be echoed."""
-    return mark.replace("\x1e", "\\036").replace("\n", "\\n")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from allot.seats import Seat
 from allot.turns import Turn
@@ -19,6 +19,7 @@ _TOGETHER = 1 / 16
 # busy with looking before hundreds of nodes have been quiet for long.
 _QUIET_TURNS_A_S = 250
 _BROKEN_S = 0.1
+_MOST_BROKEN_AT_ONCE = 64
 
 
 class Timetable:
@@ -73,6 +74,20 @@ def rounded_up(when: float, grain: float) -> float:
     """
     step = math.ldexp(1.0, math.frexp(grain)[1] - 1)
     return math.ceil(when / step) * step
+
+
+def due_seats(seats: Collection[Seat]) -> Iterator[Seat]:
+    """Those whose turn it is; of those out of reach not so many that the others find no worker."""
+    now = time.monotonic()
+    broken = sum(seat.under_way and not seat.is_reachable for seat in seats)
+    for seat in seats:
+        if not seat.is_due(now):
+            continue
+        if not seat.is_reachable:
+            if broken >= _MOST_BROKEN_AT_ONCE:
+                continue
+            broken += 1
+        yield seat
 
 
 def standing(seat: Seat) -> tuple[object, ...]:

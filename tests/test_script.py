@@ -661,17 +661,19 @@ def test_what_lies_on_the_node_is_for_its_owner_only(node: LocalNode) -> None:
 def test_a_batch_that_was_cut_short_runs_not_at_all(make_node: Callable[..., LocalNode]) -> None:
     """Wherever a dying connection cuts a batch, none of its tasks starts."""
     node = make_node()
+    begun = bytes(node.channel.sent)
     node.prepare()
     prepared = len(node.channel.sent)
     launches = [node.launch(f"echo {number} >> ~/ran", proc_id=number) for number in range(2)]
     # A short prelude in the place of the node's own: what would run is seen all the same.
-    stub = '__allot_may() { :; }; __allot_launch() { echo "$1" >> ran; }'
+    stub = '__allot_may() { :; }; __allot_launch() { printf "%s\\n" "${@%% *}" >> ran; }'
     node.request(stub)
-    head = bytes(node.channel.sent[prepared:])
+    stubbed = len(node.channel.sent)
+    head = begun + bytes(node.channel.sent[prepared:])
     node.start(*launches)
     assert (node.home / "ran").read_text() == "0\n1\n"
     (node.home / "ran").unlink()
-    batch = bytes(node.channel.sent[prepared + len(head) :])
+    batch = bytes(node.channel.sent[stubbed:])
 
     def feed(data: bytes) -> bytes:
         run = subprocess.run(
