@@ -367,7 +367,7 @@ __allot_record() {
   fi
   __allot_open "$out" || { __allot_refuse output; return; }
   [[ -z $err ]] || __allot_open "$err" || { __allot_refuse error; return; }
-  [[ $cwd == "$PWD" && $cwd -ef . ]] || CDPATH= cd -- "$cwd" || { __allot_refuse cwd; return; }
+  CDPATH= cd -- "$cwd" || { __allot_refuse cwd; return; }
   set -m
   ( exec >> "$out" 3>&-
     if [[ -n $err ]]; then exec 2>> "$err"; else exec 2>&1; fi

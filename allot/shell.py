@@ -26,8 +26,8 @@ _NOT_FOUND = 127
 _STATUS_WAIT_S = 0.5
 _EMPTY_ANSWERS = b"\n" * 8
 # A request is read as a whole by its length (in bytes: LC_ALL=C), then run; where the connection
-# breaks before, read fails and nothing runs. The marks must not stand in the request as they are,
-# for that may be echoed.
+# breaks before, read fails and nothing runs; nor does what is read late, when nobody hears the
+# answer any more. The marks must not stand in the request as they are, for that may be echoed.
 _FUNCTIONS = r"""
 __allot_in() {
   LC_ALL=C IFS= read -r -N "$1" __allot_request && printf '\036TOKEN %s begin\n' "$2" || exit
