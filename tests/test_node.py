@@ -171,6 +171,34 @@ def test_notices_arrive_whole_wherever_they_come(five_nodes: SshdNodes) -> None:
         assert node.take_notices() == []
 
 
+def test_who_waits_is_called_once_when_something_is_heard(five_nodes: SshdNodes) -> None:
+    """At once where there is something already, later by a notice, and when all is over."""
+    calls: list[str] = []
+    with connected(five_nodes) as node:
+        node.request(r"( until [[ -e go ]]; do sleep 0.02; done; printf '\036allot n\n' >&3 ) &")
+        node.when_heard(lambda: calls.append("notice"))
+        assert calls == []
+        node.request("touch go")  # its answer would do
+        wait_until(lambda: node.take_notices() == ["n"], 10, "no notice came")
+        assert calls == ["notice"]
+        node.when_heard(lambda: calls.append("never"))
+        node.when_heard(None)
+        node.request("rm go; printf '\\036allot more\\n' >&3")
+        assert calls == ["notice"]
+        node.when_heard(lambda: calls.append("end"))
+    wait_until(lambda: calls == ["notice", "end"], 10, lambda: f"{calls}")
+
+
+def test_a_bash_that_ended_is_noticed_though_others_hold_its_channel(five_nodes: SshdNodes) -> None:
+    """What it has left running keeps stdout open, and the request fails all the same."""
+    with connected(five_nodes) as node:
+        with pytest.raises(ConnectionFailedError, match="the connection broke"):
+            node.request("sleep 60 & exit 3", timeout=60)
+        assert not node.is_connected
+        node.connect()
+        assert node.request("pkill -u $UID -x sleep; echo ok") == b"ok\n"
+
+
 @pytest.fixture
 def endless(tmp_path: Path) -> Iterator[str]:
     """Bash that runs until the test is over."""
