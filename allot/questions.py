@@ -70,7 +70,9 @@ __allot_sharing() {
 }
 """
 
-# nproc heeds the affinity mask, and OMP_NUM_THREADS too, which is no property of the node.
+# The CPUs are those of the affinity mask that are online, as nproc counts them; nproc is asked only
+# where /proc or /sys do not tell, for it takes as long as the rest of the probe. It heeds
+# OMP_NUM_THREADS too, which is no property of the node.
 # cgroup limits: v2 keeps them in each level's cpu.max and memory.max, v1 in trees of their own
 # (https://docs.kernel.org/admin-guide/cgroup-v2.html, .../cgroup-v1/).
 #
@@ -82,12 +84,42 @@ __allot_sharing() {
 # any that lies outside of a container.
 # Where others' processes are hidden (hidepid=), it is what the machine used less what ours did,
 # their ended children included.
+# Whether logind ends what is left at logout is asked where systemd runs (sd_booted(3)), or where its
+# PAM module, or elogind's, made the session: else there is nobody to end anything.
 # What is not the job's counts with the CPU time between two looks; a process that began since,
 # with its mean over its life (0.2 s at least), so that a crowd of short ones is seen too.
 _PROBE = r"""
 __allot_say() {
   local line
   [[ ! -r $2 ]] || { read -r line < "$2"; printf '%s=%s\n' "$1" "$line"; }
+}
+__allot_cpus() {
+  local text= allowed= online= mine there low high count=0
+  IFS= read -r -d '' text < /proc/self/status
+  text=${text#*Cpus_allowed_list:[[:space:]]}
+  allowed=${text%%$'\n'*}
+  read -r online < /sys/devices/system/cpu/online
+  if [[ $allowed$online != *[!0-9,-]* ]]; then
+    for mine in ${allowed//,/ }; do
+      for there in ${online//,/ }; do
+        low=$((${mine%-*} > ${there%-*} ? ${mine%-*} : ${there%-*}))
+        high=$((${mine#*-} < ${there#*-} ? ${mine#*-} : ${there#*-}))
+        ((high < low)) || count=$((count + high - low + 1))
+      done
+    done
+  fi
+  ((count)) || count=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
+  printf 'cpus=%s\n' "$count"
+} 2> /dev/null
+__allot_memory() {
+  local text key value
+  IFS= read -r -d '' text < /proc/meminfo
+  for key in MemTotal MemAvailable MemFree; do
+    [[ $text == *"$key:"* ]] || continue
+    value=${text#*"$key:"}
+    value=${value%% kB*}
+    printf '%s=%s\n' "$key" "${value##* }"
+  done
 }
 __allot_levels() {
   local root=$1 level=$2
@@ -248,6 +280,8 @@ __allot_terminals() {
 }
 __allot_logout() {
   local line user
+  [[ -d /run/systemd/system || -n ${XDG_SESSION_ID-} ]] || return 0
+  command -v loginctl > /dev/null || return 0
   while read -r line; do
     case $line in
       KillUserProcesses=yes) printf 'logout=kills\n' ;;
@@ -259,8 +293,7 @@ __allot_logout() {
     esac
   done < <(
     exec 2> /dev/null 3>&- 10<&-
-    ! command -v loginctl > /dev/null ||
-      timeout -k 1 2 loginctl show-session -p KillUserProcesses -p KillExcludeUsers
+    exec timeout -k 1 2 loginctl show-session -p KillUserProcesses -p KillExcludeUsers
   )
 }
 __allot_probe() {
@@ -270,10 +303,8 @@ __allot_probe() {
   [[ -n $running ]] || __allot_logout
   __allot_say boot_id /proc/sys/kernel/random/boot_id
   __allot_say load /proc/loadavg
-  printf 'cpus=%s\n' "$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)"
-  while read -r key value _; do
-    case $key in MemTotal:|MemAvailable:|MemFree:) printf '%s=%s\n' "${key%:}" "$value" ;; esac
-  done < /proc/meminfo
+  __allot_cpus
+  __allot_memory
   __allot_limits
   __allot_amd
   ! command -v nvidia-smi > /dev/null || nvidia=yes
