@@ -21,14 +21,13 @@ from allot.node import Node
 from allot.output import (
     LocalReader,
     Reader,
-    SftpReader,
-    ShellReader,
     Watch,
     first_reads,
     look,
     look_last,
 )
 from allot.patterns import make_parser
+from allot.peek import NodeReader
 from allot.probe import Sharing
 from allot.script import Launch
 from allot.staging import Found, as_mtime, is_asked_for
@@ -94,6 +93,7 @@ class Harvest:
 
     Attributes:
         sharing: What the client sees of the node's files.
+        node_reader: Reads files that lie on the node.
     """
 
     def __init__(
@@ -119,6 +119,7 @@ class Harvest:
             progress_pattern: How tasks tell their progress; see ``Cluster``.
         """
         self._node = node
+        self.node_reader = NodeReader(node)
         self.sharing = sharing
         self._shared_root = shared_root
         self._poll_interval = poll_interval
@@ -137,15 +138,6 @@ class Harvest:
     def progress(self) -> Progress | None:
         """How many bytes have come of the files that are on their way, None where none are."""
         return self._fetcher.progress
-
-    @property
-    def node_reader(self) -> Reader:
-        """Reads files that lie on the node.
-
-        Raises:
-            ConnectionFailedError: The node is out of reach.
-        """
-        return SftpReader(self._node) if self._node.open_sftp() else ShellReader(self._node)
 
     def reader(self, file: Path) -> Reader:
         """Reads an output while it is written.

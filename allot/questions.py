@@ -1,4 +1,4 @@
-"""Every piece of Bash that asks a node something: what it has, who uses it, what a file holds.
+"""Every piece of Bash that asks a node something: what it has, and who uses it.
 
 Rules: pure; a question changes nothing on the node but the kept-open Bash's memory of its last
 look at the processes, and the answer to the sharing test. A reply is lines, ``key=value`` where
@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from allot.script import quote
 
 
-def sharing_script(output_dir: str, nonce_file: str, nonce: str, answer_file: str) -> str:
+def sharing_script(
+    output_dir: str, nonce_file: str, nonce: str, answer_file: str, *, file_system: bool = True
+) -> str:
     """Find out whether a node shares the output directory.
 
     Args:
@@ -20,12 +22,14 @@ def sharing_script(output_dir: str, nonce_file: str, nonce: str, answer_file: st
         nonce_file: A file in it that the client wrote.
         nonce: What it wrote there.
         answer_file: What a node that reads the same writes.
+        file_system: Whether to ask on what kind of file system it lies there.
 
     Returns:
-        Bash that prints ``file_system=`` and, where it could answer, ``shared=yes``.
+        Bash that prints ``shared=yes`` where it could answer, before that ``file_system=`` where
+        that was asked for.
     """
-    arguments = " ".join(quote(word) for word in (output_dir, nonce_file, nonce, answer_file))
-    return f"{_SHARING}__allot_sharing {arguments}\n"
+    words = (output_dir, nonce_file, nonce, answer_file, "yes" if file_system else "")
+    return f"{_SHARING}__allot_sharing {' '.join(quote(word) for word in words)}\n"
 
 
 def probe_script(
@@ -64,7 +68,7 @@ __allot_sharing() {
   local nonce=
   [[ ! -r $2 ]] || read -r nonce < "$2"
   if [[ $nonce == "$3" ]]; then
-    printf 'file_system=%s\n' "$(stat -f -c %T -- "$1")"
+    [[ -z $5 ]] || printf 'file_system=%s\n' "$(stat -f -c %T -- "$1")"
     { : >| "$4"; } 2> /dev/null && echo shared=yes
   fi
 }
@@ -84,8 +88,8 @@ __allot_sharing() {
 # any that lies outside of a container.
 # Where others' processes are hidden (hidepid=), it is what the machine used less what ours did,
 # their ended children included.
-# Whether logind ends what is left at logout is asked where systemd runs (sd_booted(3)), or where its
-# PAM module, or elogind's, made the session: else there is nobody to end anything.
+# Whether logind ends what is left at logout is asked where systemd runs (sd_booted(3)), or where
+# its PAM module, or elogind's, made the session: else there is nobody to end anything.
 # What is not the job's counts with the CPU time between two looks; a process that began since,
 # with its mean over its life (0.2 s at least), so that a crowd of short ones is seen too.
 _PROBE = r"""
@@ -319,42 +323,6 @@ __allot_probe() {
   [[ ! -w $key ]] || echo home=writable
   printf 'local_time=%(%H:%M)T\n' -1
   printf 'clock=%s\n' "${EPOCHREALTIME:-$(printf '%(%s)T' -1)}"
-}
-"""
-
-
-MISSING = b"-"
-"""What stands for a file that is not there in the reply to :func:`read_script`."""
-
-UNREADABLE = b"!"
-"""What stands for a file that may not be read."""
-
-PRESENT = b"+"
-"""What stands before the content of one that is."""
-
-
-def read_script(pieces: Iterable[tuple[str, int, int]]) -> str:
-    """Read pieces of files, each a path, an offset and a length in bytes.
-
-    Returns:
-        Bash that prints one line a piece: ``-``, ``!``, or ``+`` and the bytes in base64.
-    """
-    calls = "\n".join(
-        f"__allot_read {quote(path)} {offset + 1} {length}" for path, offset, length in pieces
-    )
-    return f"{_READ}{calls}"
-
-
-def sizes_script(files: Iterable[str]) -> str:
-    """Bash that prints the size of each file in bytes on a line of its own, ``-`` for none."""
-    return "\n".join(f"stat -L -c %s -- {quote(file)} 2>/dev/null || echo -" for file in files)
-
-
-_READ = r"""
-__allot_read() {
-  [[ -e $1 ]] || { echo -; return; }
-  [[ -r $1 ]] || { echo '!'; return; }
-  printf '+%s\n' "$(tail -c "+$2" -- "$1" 2>/dev/null | head -c "$3" | base64 -w 0)"
 }
 """
 

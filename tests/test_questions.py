@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nodes import open_gateway, reach
 
-from allot import LoopbackNodes, questions
+from allot import LoopbackNodes, questions, readings
 from allot.answers import Values, health_of, idle_of, parse_reply
 from allot.node import Node
 
@@ -103,12 +103,12 @@ def test_files_are_read_through_bash_byte_for_byte(
     file.write_bytes(data)
     missing = str(tmp_path / "missing")
     pieces = [(str(file), offset, length), (missing, 0, 10), (str(file), 0, 5000)]
-    lines = node.request(questions.read_script(pieces)).splitlines()
-    assert lines[1] == questions.MISSING
-    assert [line[:1] for line in (lines[0], lines[2])] == [questions.PRESENT] * 2
+    lines = node.request(readings.read_script(pieces)).splitlines()
+    assert lines[1] == readings.MISSING
+    assert [line[:1] for line in (lines[0], lines[2])] == [readings.PRESENT] * 2
     assert base64.b64decode(lines[0][1:]) == data[offset : offset + length]
     assert base64.b64decode(lines[2][1:]) == data
-    sizes = node.request(questions.sizes_script([str(file), missing]))
+    sizes = node.request(readings.sizes_script([str(file), missing]))
     assert sizes == b"%d\n-\n" % len(data)
 
 
