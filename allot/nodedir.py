@@ -31,9 +31,7 @@ __allot_prepare() {
 __allot_make() {
   local text= mask status
   IFS= read -r -d '' text < /proc/self/status
-  mask=${text#*$'\n'Umask:[[:space:]]}
-  mask=${mask%%$'\n'*}
-  [[ $mask != *[!0-7]* && -n $mask ]] || mask=$(umask)
+  if [[ $text =~ Umask:[[:space:]]*([0-7]+) ]]; then mask=${BASH_REMATCH[1]}; else mask=$(umask); fi
   umask 077
   { [[ -d $__allot_dir/generation ]] || mkdir -p -- "$__allot_dir/generation"; } &&
     : >> "$__allot_dir/events" && : >| "$__allot_dir/generation/$1"

@@ -60,7 +60,8 @@ def probe_script(
         "yes" if terminals else "''",
         f"{patience:g}",
     )
-    return f"{_PROBE}__allot_probe {' '.join(words)}\n"
+    more = (_FOREIGN if running else "") + (_TERMINALS if terminals else "")
+    return f"{_PROBE}{more}__allot_probe {' '.join(words)}\n"
 
 
 _SHARING = r"""
@@ -80,31 +81,19 @@ __allot_sharing() {
 # cgroup limits: v2 keeps them in each level's cpu.max and memory.max, v1 in trees of their own
 # (https://docs.kernel.org/admin-guide/cgroup-v2.html, .../cgroup-v1/).
 #
-# Whose a process is: the job's where its environment says so (that of other users cannot be read)
-# or where it is in a session with one whose does, since a program that writes its own title
-# overwrites its environment; and what carries the connection: the kept-open Bash with what is in
-# its session (recorders), its ancestors, and the SFTP server beside it. A session that is also
-# an ancestor's says nothing, for it may hold the whole SSH server; nor does 0, which stands for
-# any that lies outside of a container.
-# Where others' processes are hidden (hidepid=), it is what the machine used less what ours did,
-# their ended children included.
 # Whether logind ends what is left at logout is asked where systemd runs (sd_booted(3)), or where
 # its PAM module, or elogind's, made the session: else there is nobody to end anything.
-# What is not the job's counts with the CPU time between two looks; a process that began since,
-# with its mean over its life (0.2 s at least), so that a crowd of short ones is seen too.
 _PROBE = r"""
 __allot_say() {
   local line
   [[ ! -r $2 ]] || { read -r line < "$2"; printf '%s=%s\n' "$1" "$line"; }
 }
 __allot_cpus() {
-  local text= allowed= online= mine there low high count=0
+  local text= online= mine there low high count=0
   IFS= read -r -d '' text < /proc/self/status
-  text=${text#*Cpus_allowed_list:[[:space:]]}
-  allowed=${text%%$'\n'*}
   read -r online < /sys/devices/system/cpu/online
-  if [[ $allowed$online != *[!0-9,-]* ]]; then
-    for mine in ${allowed//,/ }; do
+  if [[ $text =~ Cpus_allowed_list:[[:space:]]*([0-9,-]+) && $online != *[!0-9,-]* ]]; then
+    for mine in ${BASH_REMATCH[1]//,/ }; do
       for there in ${online//,/ }; do
         low=$((${mine%-*} > ${there%-*} ? ${mine%-*} : ${there%-*}))
         high=$((${mine#*-} < ${there#*-} ? ${mine#*-} : ${there#*-}))
@@ -116,13 +105,11 @@ __allot_cpus() {
   printf 'cpus=%s\n' "$count"
 } 2> /dev/null
 __allot_memory() {
-  local text key value
+  local text key pattern
   IFS= read -r -d '' text < /proc/meminfo
   for key in MemTotal MemAvailable MemFree; do
-    [[ $text == *"$key:"* ]] || continue
-    value=${text#*"$key:"}
-    value=${value%% kB*}
-    printf '%s=%s\n' "$key" "${value##* }"
+    pattern="$key: *([0-9]+)"
+    [[ ! $text =~ $pattern ]] || printf '%s=%s\n' "$key" "${BASH_REMATCH[1]}"
   done
 }
 __allot_levels() {
@@ -165,6 +152,96 @@ __allot_marks() {
     [[ ${job_of[$pid]} != "$job" ]] || own[$pid]=yes
   done
 }
+__allot_nvidia() {
+  local line kind=gpu
+  while IFS= read -r -t "$1" line; do
+    if [[ $line == - ]]; then kind=app; else gpus+=("$kind=$line"); fi
+  done < <(
+    exec 2> /dev/null 3>&- 10<&-
+    timeout -k 1 "$1" sh -c '
+      nvidia-smi --query-gpu=index,uuid,utilization.gpu,memory.used --format=csv,noheader,nounits
+      echo -
+      nvidia-smi --query-compute-apps=gpu_uuid,pid --format=csv,noheader'
+  )
+}
+__allot_gpus() {
+  local line pid
+  for line in "${gpus[@]}"; do
+    pid=${line##*, }
+    if [[ $line == app=* && $pid == +([0-9]) && -n ${own[$pid]-} ]]; then
+      printf 'own_%s\n' "$line"
+    else
+      printf '%s\n' "$line"
+    fi
+  done
+  local -A told=()
+  for pid in "${!gpus_of[@]}"; do
+    line="${gpus_of[$pid]} ${job_of[$pid]-}"
+    [[ ${job_of[$pid]-$job} == "$job" || -n ${told[$line]-} ]] || printf 'held=%s\n' "$line"
+    told[$line]=yes
+  done
+}
+__allot_amd() {
+  local file id
+  for file in /sys/class/kfd/kfd/topology/nodes/*/gpu_id; do
+    if read -r id < "$file" && [[ $id != 0 ]]; then gpus+=("amd=$id"); fi
+  done 2> /dev/null
+}
+__allot_logout() {
+  local line user
+  [[ -d /run/systemd/system || -n ${XDG_SESSION_ID-} ]] || return 0
+  command -v loginctl > /dev/null || return 0
+  while read -r line; do
+    case $line in
+      KillUserProcesses=yes) printf 'logout=kills\n' ;;
+      KillExcludeUsers=*)
+        for user in ${line#*=}; do
+          [[ $user != "$(id -un)" ]] || printf 'logout=spares\n'
+        done
+        ;;
+    esac
+  done < <(
+    exec 2> /dev/null 3>&- 10<&-
+    exec timeout -k 1 2 loginctl show-session -p KillUserProcesses -p KillExcludeUsers
+  )
+}
+__allot_probe() {
+  local job=$1 running=$2 declared=$3 terminals=$4 key value nvidia= gpus=()
+  local -A own=() job_of=() gpus_of=()
+  printf 'bash=%s\n' "$BASH_VERSION"
+  [[ -n $running ]] || __allot_logout
+  __allot_say boot_id /proc/sys/kernel/random/boot_id
+  __allot_say load /proc/loadavg
+  __allot_cpus
+  __allot_memory
+  __allot_limits
+  __allot_amd
+  ! command -v nvidia-smi > /dev/null || nvidia=yes
+  # Whose the processes are comes first: one of ours that ended since is then on neither list.
+  [[ -z $running$declared$nvidia && ${#gpus[@]} == 0 ]] || __allot_marks
+  [[ -z $running ]] || __allot_foreign
+  [[ -z $nvidia ]] || __allot_nvidia "$5"
+  __allot_gpus
+  [[ -z $terminals ]] || __allot_terminals
+  key=$HOME/.allot
+  [[ -e $key ]] || key=$HOME
+  [[ ! -w $key ]] || echo home=writable
+  printf 'local_time=%(%H:%M)T\n' -1
+  printf 'clock=%s\n' "${EPOCHREALTIME:-$(printf '%(%s)T' -1)}"
+}
+"""
+
+# Whose a process is: the job's where its environment says so (that of other users cannot be read)
+# or where it is in a session with one whose does, since a program that writes its own title
+# overwrites its environment; and what carries the connection: the kept-open Bash with what is in
+# its session (recorders), its ancestors, and the SFTP server beside it. A session that is also
+# an ancestor's says nothing, for it may hold the whole SSH server; nor does 0, which stands for
+# any that lies outside of a container.
+# Where others' processes are hidden (hidepid=), it is what the machine used less what ours did,
+# their ended children included.
+# What is not the job's counts with the CPU time between two looks; a process that began since,
+# with its mean over its life (0.2 s at least), so that a crowd of short ones is seen too.
+_FOREIGN = r"""
 __allot_family() {
   local pid=$$ line word
   strange[0]=yes
@@ -240,89 +317,15 @@ __allot_foreign() {
   printf 'foreign=%s\n' "$((both * 100000 / hertz / elapsed + since))"
   __allot_remember
 }
-__allot_nvidia() {
-  local line kind=gpu
-  while IFS= read -r -t "$1" line; do
-    if [[ $line == - ]]; then kind=app; else gpus+=("$kind=$line"); fi
-  done < <(
-    exec 2> /dev/null 3>&- 10<&-
-    timeout -k 1 "$1" sh -c '
-      nvidia-smi --query-gpu=index,uuid,utilization.gpu,memory.used --format=csv,noheader,nounits
-      echo -
-      nvidia-smi --query-compute-apps=gpu_uuid,pid --format=csv,noheader'
-  )
-}
-__allot_gpus() {
-  local line pid
-  for line in "${gpus[@]}"; do
-    pid=${line##*, }
-    if [[ $line == app=* && $pid == +([0-9]) && -n ${own[$pid]-} ]]; then
-      printf 'own_%s\n' "$line"
-    else
-      printf '%s\n' "$line"
-    fi
-  done
-  local -A told=()
-  for pid in "${!gpus_of[@]}"; do
-    line="${gpus_of[$pid]} ${job_of[$pid]-}"
-    [[ ${job_of[$pid]-$job} == "$job" || -n ${told[$line]-} ]] || printf 'held=%s\n' "$line"
-    told[$line]=yes
-  done
-}
-__allot_amd() {
-  local file id
-  for file in /sys/class/kfd/kfd/topology/nodes/*/gpu_id; do
-    if read -r id < "$file" && [[ $id != 0 ]]; then gpus+=("amd=$id"); fi
-  done 2> /dev/null
-}
+"""
+
+_TERMINALS = r"""
 __allot_terminals() {
   local user time name
   printf 'user=%s\n' "$EUID"
   while read -r user time name; do
     [[ $user == "$EUID" || $user == 0 && $name == /dev/tty* ]] || printf 'typed=%s\n' "$time"
   done <<< "$(stat -c '%u %X %n' -- /dev/pts/[0-9]* /dev/tty[0-9]* 2> /dev/null)"
-}
-__allot_logout() {
-  local line user
-  [[ -d /run/systemd/system || -n ${XDG_SESSION_ID-} ]] || return 0
-  command -v loginctl > /dev/null || return 0
-  while read -r line; do
-    case $line in
-      KillUserProcesses=yes) printf 'logout=kills\n' ;;
-      KillExcludeUsers=*)
-        for user in ${line#*=}; do
-          [[ $user != "$(id -un)" ]] || printf 'logout=spares\n'
-        done
-        ;;
-    esac
-  done < <(
-    exec 2> /dev/null 3>&- 10<&-
-    exec timeout -k 1 2 loginctl show-session -p KillUserProcesses -p KillExcludeUsers
-  )
-}
-__allot_probe() {
-  local job=$1 running=$2 declared=$3 terminals=$4 key value nvidia= gpus=()
-  local -A own=() job_of=() gpus_of=()
-  printf 'bash=%s\n' "$BASH_VERSION"
-  [[ -n $running ]] || __allot_logout
-  __allot_say boot_id /proc/sys/kernel/random/boot_id
-  __allot_say load /proc/loadavg
-  __allot_cpus
-  __allot_memory
-  __allot_limits
-  __allot_amd
-  ! command -v nvidia-smi > /dev/null || nvidia=yes
-  # Whose the processes are comes first: one of ours that ended since is then on neither list.
-  [[ -z $running$declared$nvidia && ${#gpus[@]} == 0 ]] || __allot_marks
-  [[ -z $running ]] || __allot_foreign
-  [[ -z $nvidia ]] || __allot_nvidia "$5"
-  __allot_gpus
-  [[ -z $terminals ]] || __allot_terminals
-  key=$HOME/.allot
-  [[ -e $key ]] || key=$HOME
-  [[ ! -w $key ]] || echo home=writable
-  printf 'local_time=%(%H:%M)T\n' -1
-  printf 'clock=%s\n' "${EPOCHREALTIME:-$(printf '%(%s)T' -1)}"
 }
 """
 
