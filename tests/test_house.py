@@ -22,6 +22,7 @@ FLOORS = {
     1: (
         *(
             "hostfile",
+            "plainconfig",
             "markers",
             "patterns",
             "reaper",
