@@ -15,17 +15,18 @@ _PATTERNS = re.compile(r"!?[A-Za-z0-9._*?-]+(?:\s+!?[A-Za-z0-9._*?-]+)*")
 _NAME = r"(?!(?:.*\.)?0x)[a-z0-9._-]*[a-z][a-z0-9._-]*"  # 0x7f.1 is an address
 _ADDRESS = r"(?:(?:0|[1-9]\d{0,2})\.){3}(?:0|[1-9]\d{0,2})"
 _HOST = re.compile(f"{_NAME}|{_ADDRESS}")
-_PATH = r"[A-Za-z0-9~/._+@-]+"
+_PATH = r"[A-Za-z0-9/._+@-]+"
 _SECONDS = re.compile(r"\d{1,6}")
-_ONE_PATH = re.compile(_PATH)
+_KEY = re.compile(rf"(?:~/)?{_PATH}")
+# OpenSSH puts the home into these, whatever $HOME says; those of keys it leaves as they are.
 _PATHS = re.compile(rf"{_PATH}(?:[ \t]+{_PATH})*")
 _WILD = re.compile("[*?]")
 _OBEYED = {
     "hostname": _HOST,
     "port": re.compile(r"[1-9]\d{0,3}|[1-5]\d{4}"),
     "user": re.compile(r"[A-Za-z0-9._-]+"),
-    "identityfile": _ONE_PATH,
-    "certificatefile": _ONE_PATH,
+    "identityfile": _KEY,
+    "certificatefile": _KEY,
     "identitiesonly": re.compile("yes|no"),
     "stricthostkeychecking": re.compile("yes|no|ask|accept-new"),
     "hostkeyalias": re.compile(_NAME),

@@ -27,7 +27,12 @@ LINES = [
     *("IdentityFile ~/.ssh/a", "IdentityFile ~/.ssh/b", "IdentityFile %d/k", "IdentityFile none"),
     *("CertificateFile /c.pub", "IdentitiesOnly yes", "IdentitiesOnly no", "IdentityAgent none"),
     *("StrictHostKeyChecking accept-new", "StrictHostKeyChecking no", "StrictHostKeyChecking off"),
-    *("HostKeyAlias all", "UserKnownHostsFile /k1 ~/k2", "GlobalKnownHostsFile /dev/null"),
+    *(
+        "HostKeyAlias all",
+        "UserKnownHostsFile /k1 ~/k2",
+        "UserKnownHostsFile /k1 /k2",
+        "GlobalKnownHostsFile /dev/null",
+    ),
     *("ConnectTimeout 7", "ConnectTimeout 1m", "ServerAliveInterval 15", "ServerAliveInterval 0"),
     *("ProxyJump hop", "ProxyJump me@hop:2200", "ProxyJump none", "ProxyCommand nc %h %p"),
     *("Compression yes", "ForwardAgent no", "SendEnv LANG LC_*", "# nothing", ""),
