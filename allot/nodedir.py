@@ -104,7 +104,7 @@ __allot_clean_up() {
     printf 'kept %s\n' "$__allot_dir/work"
     return
   fi
-  # One program does for both where nothing else lies there; -d never removes what is not empty.
+  # One program is enough where nothing else lies there; -d never removes what is not empty.
   rm -fd -- "$__allot_dir"/generation/* "$__allot_dir"/* "$__allot_dir" "${__allot_dir%/*}"
   if [[ -e $__allot_dir ]]; then
     rm -rf -- "$__allot_dir"
@@ -114,7 +114,7 @@ __allot_clean_up() {
 } 2> /dev/null
 __allot_nap() {
   if [[ $__allot_free == [0-9]* ]]
-  then read -r -t 0.05 -u "$__allot_free" _
+  then while read -r -t 0.05 -u "$__allot_free" _; do :; done
   else sleep 0.05
   fi
 }

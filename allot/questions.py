@@ -206,7 +206,7 @@ __allot_logout() {
   )
 }
 __allot_probe() {
-  local job=$1 running=$2 declared=$3 terminals=$4 key value nvidia= gpus=()
+  local job=$1 running=$2 declared=$3 terminals=$4 key nvidia= gpus=()
   local -A own=() job_of=() gpus_of=()
   printf 'bash=%s\n' "$BASH_VERSION"
   [[ -n $running ]] || __allot_logout
