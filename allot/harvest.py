@@ -140,13 +140,13 @@ class Harvest:
         return self._fetcher.progress
 
     def reader(self, file: Path) -> Reader:
-        """Reads an output while it is written.
+        """Reads an output while it is written; for another thread than the one that looks.
 
         Raises:
             ConnectionFailedError: The node is out of reach.
         """
         is_here = self.sharing.fresh and file.is_relative_to(self._shared_root)
-        return LocalReader() if is_here else self.node_reader
+        return LocalReader() if is_here else self.node_reader.without_peeks()
 
     def output(self, launch: Launch) -> Output:
         """What one attempt of a task will write: its output file, and its error file if any."""

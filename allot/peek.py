@@ -1,6 +1,6 @@
 """Reading a node's files while nobody knows yet whether an SFTP session is worth its price.
 
-Rules: may be used by several threads. To open a session takes the node and the client as long as a
+Rules: used by one thread at a time. To open a session takes the node and the client as long as a
 dozen requests to the Bash that is open anyway, which can show small texts by itself: it is asked
 first, a few times. What it does not show, and all that comes later, is read by other means.
 """
@@ -30,14 +30,14 @@ class NodeReader:
         """See :class:`Reader`."""
         seen = self._peek(reads)
         rest = [read for read, data in zip(reads, seen, strict=True) if data is None]
-        others = iter(self._reader().read(rest) if rest else ())
+        others = iter(self.without_peeks().read(rest) if rest else ())
         return [next(others) if data is None else data for data in seen]
 
     def sizes(self, files: Sequence[str]) -> list[int | OSError]:
         """See :class:`Reader`."""
         seen = self._peek([FileRead(file, 0, readings.MOST_PEEKED) for file in files])
         rest = [file for file, data in zip(files, seen, strict=True) if data is None]
-        others = iter(self._reader().sizes(rest) if rest else ())
+        others = iter(self.without_peeks().sizes(rest) if rest else ())
         return [
             next(others) if data is None else len(data) if isinstance(data, bytes) else data
             for data in seen
@@ -46,9 +46,14 @@ class NodeReader:
     def forget(self, files: Sequence[str]) -> None:
         """See :class:`Reader`."""
         if self._node.has_sftp:
-            self._reader().forget(files)
+            self.without_peeks().forget(files)
 
-    def _reader(self) -> Reader:
+    def without_peeks(self) -> Reader:
+        """Reads without asking the Bash that is kept open, which may be busy for long.
+
+        Raises:
+            ConnectionFailedError: The node is out of reach.
+        """
         return SftpReader(self._node) if self._node.open_sftp() else ShellReader(self._node)
 
     def _peek(self, reads: Sequence[FileRead]) -> list[Data | None]:
