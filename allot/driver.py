@@ -204,11 +204,11 @@ class NodeDriver:
         was_prepared = self.was_prepared
         self._events.path, is_new = self._foothold.prepare()
         self.was_prepared = True
-        self._alive_at = 0.0
         self._stager.begin_anew()
         for task in self._tasks.values():
             task.tells = False
         if any(task.was_asked for task in self._tasks.values()):
+            self._alive_at = 0.0
             self._read_events()
             if is_new and was_prepared:
                 self._lose_the_unheard()

@@ -162,14 +162,15 @@ class Fetcher:
         files = [self._waiting.popleft() for _ in range(count)]
         settled = [Fetched(one.path) for one in files if _is_special(one.path)]
         files = [one for one in files if not _is_special(one.path)]
-        settled += self._find_out_what_is_shared(reader, files)
-        settled += [Fetched(one.path) for one in files if self._same.get(one.folders)]
-        files = [one for one in files if self._same.get(one.folders) is False]
         if not files:
             return settled
-        sources = [one.source for one in files]
-        reader.forget(sources)  # a task may have replaced its output
-        for one, size in zip(files, reader.sizes(sources), strict=True):
+        reader.forget([one.source for one in files])  # a task may have replaced its output
+        sizes = self._ask_for_sizes(reader, files, settled)
+        settled += [Fetched(one.path) for one in files if self._same.get(one.folders)]
+        for one in files:
+            if self._same.get(one.folders) is not False:
+                continue
+            size = sizes[one.source]
             if isinstance(size, OSError):
                 settled.append(_unread(one, size))
                 continue
@@ -179,10 +180,12 @@ class Fetcher:
                 settled.append(_unwritten(one.path, error))
         return settled
 
-    def _find_out_what_is_shared(self, reader: Reader, files: Sequence[Wanted]) -> list[Fetched]:
+    def _ask_for_sizes(
+        self, reader: Reader, files: Sequence[Wanted], settled: list[Fetched]
+    ) -> dict[str, int | OSError]:
+        """The sizes of files on the node; and whether their folders are the same ones as here."""
         tests = {one.folders: one.path for one in files if one.folders not in self._same}
         partials: dict[tuple[Path, str], Path] = {}
-        settled = []
         for folders, path in tests.items():
             partial = paths.partial_file(path, self._job_id)
             try:
@@ -192,16 +195,16 @@ class Fetcher:
                 settled += [_unwritten(one.path, error) for one in files if one.folders == folders]
             else:
                 partials[folders] = partial
-        if partials:
-            try:
-                seen = [f"{folders[1]}/{one.name}" for folders, one in partials.items()]
-                sizes = reader.sizes(seen)
-            finally:
-                for partial in partials.values():
-                    _remove(partial)
-            for folders, size in zip(partials, sizes, strict=True):
-                self._same[folders] = not isinstance(size, OSError)
-        return settled
+        seen = {folders: f"{folders[1]}/{one.name}" for folders, one in partials.items()}
+        names = list(dict.fromkeys([*seen.values(), *(one.source for one in files)]))
+        try:
+            sizes = dict(zip(names, reader.sizes(names), strict=True))
+        finally:
+            for partial in partials.values():
+                _remove(partial)
+        for folders, name in seen.items():
+            self._same[folders] = not isinstance(sizes[name], OSError)
+        return sizes
 
     def _read_round(self, reader: Reader) -> list[Fetched]:
         most = max(1, _PIECES_A_ROUND // len(self._transfers))

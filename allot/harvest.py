@@ -21,14 +21,13 @@ from allot.node import Node
 from allot.output import (
     LocalReader,
     Reader,
-    SftpReader,
-    ShellReader,
     Watch,
     first_reads,
     look,
     look_last,
 )
 from allot.patterns import make_parser
+from allot.peek import NodeReader
 from allot.probe import Sharing
 from allot.script import Launch
 from allot.staging import Found, as_mtime, is_asked_for
@@ -94,6 +93,7 @@ class Harvest:
 
     Attributes:
         sharing: What the client sees of the node's files.
+        node_reader: Reads files that lie on the node.
     """
 
     def __init__(
@@ -119,6 +119,7 @@ class Harvest:
             progress_pattern: How tasks tell their progress; see ``Cluster``.
         """
         self._node = node
+        self.node_reader = NodeReader(node)
         self.sharing = sharing
         self._shared_root = shared_root
         self._poll_interval = poll_interval
@@ -138,23 +139,14 @@ class Harvest:
         """How many bytes have come of the files that are on their way, None where none are."""
         return self._fetcher.progress
 
-    @property
-    def node_reader(self) -> Reader:
-        """Reads files that lie on the node.
-
-        Raises:
-            ConnectionFailedError: The node is out of reach.
-        """
-        return SftpReader(self._node) if self._node.open_sftp() else ShellReader(self._node)
-
     def reader(self, file: Path) -> Reader:
-        """Reads an output while it is written.
+        """Reads an output while it is written; for another thread than the one that looks.
 
         Raises:
             ConnectionFailedError: The node is out of reach.
         """
         is_here = self.sharing.fresh and file.is_relative_to(self._shared_root)
-        return LocalReader() if is_here else self.node_reader
+        return LocalReader() if is_here else self.node_reader.without_peeks()
 
     def output(self, launch: Launch) -> Output:
         """What one attempt of a task will write: its output file, and its error file if any."""

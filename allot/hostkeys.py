@@ -13,6 +13,7 @@ import binascii
 import hashlib
 import hmac
 import logging
+import os
 import re
 import shlex
 import threading
@@ -27,6 +28,8 @@ from allot.sshconfig import Login
 _log = logging.getLogger(__name__)
 _appending = threading.Lock()
 _MIN_FIELDS = 3
+# What makes the first field of a line more than names: patterns, exclusions, a hash.
+_NO_PLAIN_NAMES = re.compile(r"[*?!|]")
 
 
 @dataclass(frozen=True)
@@ -53,31 +56,80 @@ def known_keys(login: Login) -> list[KnownKey]:
     keys: list[KnownKey] = []
     for path in (*login.user_known_hosts, *login.global_known_hosts):
         try:
-            text = path.read_text(encoding="utf-8", errors="replace")
+            keys.extend(_read(path).find(login.host_key_name))
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as exc:
             _log.warning("host keys in %s are left out: %s", path, exc)
-            continue
-        keys.extend(parse_known_hosts(text, login.host_key_name, path))
     return keys
 
 
 def parse_known_hosts(text: str, name: str, path: Path) -> Iterator[KnownKey]:
     """Find a host's keys in a known_hosts file's text; lines that cannot be read are skipped."""
-    for number, line in enumerate(text.splitlines(), start=1):
-        fields = line.split()
-        marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
-        if len(fields) < _MIN_FIELDS or fields[0].startswith("#") or marker not in ("", "@revoked"):
-            continue
-        if not _matches(fields[0], name):
-            continue
-        try:
-            blob = base64.b64decode(fields[2], validate=True)
-        except binascii.Error:
-            _log.warning("%s, line %d: not a host key", path, number)
-            continue
-        yield KnownKey(fields[1], blob, marker == "@revoked", path, number)
+    return _Record(path, text).find(name)
+
+
+@dataclass(frozen=True)
+class _Line:
+    number: int
+    revoked: bool
+    names: str
+    type: str
+    key: str
+
+
+class _Record:
+    """One known_hosts file, in which the lines that speak of a host are found at once.
+
+    With a room full of nodes each has a line, and all of them are looked for.
+    """
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path = path
+        self._by_name: dict[str, list[_Line]] = {}
+        self._patterns: list[_Line] = []
+        for number, line in enumerate(text.splitlines(), start=1):
+            fields = line.split()
+            marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
+            if len(fields) < _MIN_FIELDS or fields[0].startswith("#"):
+                continue
+            if marker in ("", "@revoked"):
+                self._add(_Line(number, marker == "@revoked", *fields[:_MIN_FIELDS]))
+
+    def _add(self, line: _Line) -> None:
+        if _NO_PLAIN_NAMES.search(line.names):
+            self._patterns.append(line)
+            return
+        for name in dict.fromkeys(line.names.lower().split(",")):
+            self._by_name.setdefault(name, []).append(line)
+
+    def find(self, name: str) -> Iterator[KnownKey]:
+        """The keys of a host, in the order of their lines."""
+        matching = [line for line in self._patterns if _matches(line.names, name)]
+        matching += self._by_name.get(name.lower(), [])
+        for line in sorted(matching, key=lambda one: one.number):
+            try:
+                blob = base64.b64decode(line.key, validate=True)
+            except binascii.Error:
+                _log.warning("%s, line %d: not a host key", self._path, line.number)
+                continue
+            yield KnownKey(line.type, blob, line.revoked, self._path, line.number)
+
+
+_records: dict[Path, tuple[tuple[int, ...], _Record]] = {}
+
+
+def _read(path: Path) -> _Record:
+    """A file as it is now; one that has not changed since it was read last is not read again."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        said = os.fstat(file.fileno())
+        state = (said.st_dev, said.st_ino, said.st_size, said.st_mtime_ns, said.st_ctime_ns)
+        known = _records.get(path)
+        if known is not None and known[0] == state:
+            return known[1]
+        record = _Record(path, file.read())
+    _records[path] = state, record
+    return record
 
 
 def _matches(names: str, name: str) -> bool:

@@ -145,7 +145,7 @@ class Muster:
             group=group,
         )
 
-    def _wait_for_nodes(self, test: SharingTest) -> None:
+    def _wait_for_nodes(self, test: SharingTest | None) -> None:
         outfit = self._outfit
         give_up = time.monotonic() + self._settings.wait_for_nodes
         need = self._settings.nnodes or 1

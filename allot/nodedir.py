@@ -18,9 +18,7 @@ __allot_prepare() {
   { read -r __allot_boot < /proc/sys/kernel/random/boot_id; } 2>/dev/null
   local age=old now
   [[ -e $__allot_dir/events ]] || age=new
-  if (umask 077 && mkdir -p -- "$__allot_dir/generation" && : >> "$__allot_dir/events" &&
-    : >| "$__allot_dir/generation/$2") 2>/dev/null
-  then
+  if __allot_make "$2"; then
     [[ $age == old ]] || __allot_sweep
     __allot_now
     if __allot_may "$2" > /dev/null
@@ -30,6 +28,17 @@ __allot_prepare() {
   else printf 'failed %s\n' "$__allot_dir"
   fi
 }
+__allot_make() {
+  local text= mask status
+  IFS= read -r -d '' text < /proc/self/status
+  if [[ $text =~ Umask:[[:space:]]*([0-7]+) ]]; then mask=${BASH_REMATCH[1]}; else mask=$(umask); fi
+  umask 077
+  { [[ -d $__allot_dir/generation ]] || mkdir -p -- "$__allot_dir/generation"; } &&
+    : >> "$__allot_dir/events" && : >| "$__allot_dir/generation/$1"
+  status=$?
+  umask "$mask"
+  return $status
+} 2> /dev/null
 __allot_may() {
   local file now
   __allot_newest=0
@@ -46,6 +55,7 @@ __allot_may() {
   ((now <= $2)) || { echo refused late; return 1; }
 }
 __allot_sweep() {
+  ! __allot_is_alone || return
   ( exec </dev/null >/dev/null 2>&1 3>&- 10<&-
     find "$HOME/.allot" -mindepth 3 -maxdepth 3 -type f -name events -mtime +_DAYS_ |
       while IFS= read -r file; do
@@ -53,6 +63,12 @@ __allot_sweep() {
         rm -rf -- "${file%/*}"
         rmdir -- "${file%/*/*}"
       done ) &
+}
+__allot_is_alone() {
+  local job
+  for job in "$HOME"/.allot/*/; do
+    [[ $job == "${__allot_dir%/*}/" ]] || return
+  done
 }
 __allot_all_ended() {
   local kind p a rest
@@ -82,14 +98,24 @@ __allot_clean_up() {
   # A guard may be about to end its task: what it needs for that must stay. Most just leave.
   while __allot_is_guarded; do
     ((tries++ < 20)) || return
-    sleep 0.05
+    __allot_nap
   done
   if [[ -e $__allot_dir/work ]]; then
     printf 'kept %s\n' "$__allot_dir/work"
     return
   fi
-  rm -rf -- "$__allot_dir"
-  rmdir -- "${__allot_dir%/*}"
+  # One program is enough where nothing else lies there; -d never removes what is not empty.
+  rm -fd -- "$__allot_dir"/generation/* "$__allot_dir"/* "$__allot_dir" "${__allot_dir%/*}"
+  if [[ -e $__allot_dir ]]; then
+    rm -rf -- "$__allot_dir"
+    rmdir -- "${__allot_dir%/*}"
+  fi
   [[ -e $__allot_dir ]] || echo gone
 } 2> /dev/null
+__allot_nap() {
+  if [[ $__allot_free == [0-9]* ]]
+  then while read -r -t 0.05 -u "$__allot_free" _; do :; done
+  else sleep 0.05
+  fi
+}
 """.replace("_DAYS_", str(KEPT_DAYS))

@@ -243,8 +243,11 @@ class Outfit:
         return None
 
     @contextmanager
-    def sharing_test(self) -> Iterator[SharingTest]:
+    def sharing_test(self) -> Iterator[SharingTest | None]:
         """A file by which nodes that share the output directory are known; removed at the end.
+
+        Yields:
+            How nodes are asked; None where the user has told what they share.
 
         Raises:
             ConfigError: The output directory cannot be written to.
@@ -262,8 +265,11 @@ class Outfit:
                 "name a directory of your own"
             ) from error
         try:
-            is_local = is_on_local_file_system(output_dir)
-            yield SharingTest(output_dir, nonce_file, nonce, is_local)
+            if self.charter.settings.shared_fs is None:
+                is_local = is_on_local_file_system(output_dir)
+                yield SharingTest(output_dir, nonce_file, nonce, is_local)
+            else:
+                yield None
         finally:
             nonce_file.unlink(missing_ok=True)
 

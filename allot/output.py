@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from allot import questions
+from allot import readings
 from allot.errors import ConnectionFailedError
 from allot.markers import MarkerParser
 from allot.model import Progress
@@ -140,7 +140,7 @@ class ShellReader:
         """See :class:`Reader`."""
         if not files:
             return []
-        lines = self._node.request(questions.sizes_script(files)).split()
+        lines = self._node.request(readings.sizes_script(files)).split()
         self._check(lines, len(files))
         return [
             int(line) if line.isdigit() else FileNotFoundError(f"{file}: no such file on the node")
@@ -154,7 +154,7 @@ class ShellReader:
         if not reads:
             return []
         pieces = [(read.path, read.offset, read.length) for read in reads]
-        lines = self._node.request(questions.read_script(pieces)).split()
+        lines = self._node.request(readings.read_script(pieces)).split()
         self._check(lines, len(reads))
         return [self._decode(line, read) for line, read in zip(lines, reads, strict=True)]
 
@@ -163,12 +163,12 @@ class ShellReader:
             raise ConnectionFailedError(self._node.name, "garbled answer of its shell")
 
     def _decode(self, line: bytes, read: FileRead) -> Data:
-        if line == questions.MISSING:
+        if line == readings.MISSING:
             return FileNotFoundError(f"{read.path}: no such file on the node")
-        if line == questions.UNREADABLE:
+        if line == readings.UNREADABLE:
             return PermissionError(f"{read.path}: permission denied on the node")
         try:
-            return base64.b64decode(line.removeprefix(questions.PRESENT), validate=True)
+            return base64.b64decode(line.removeprefix(readings.PRESENT), validate=True)
         except binascii.Error as error:
             raise ConnectionFailedError(self._node.name, "garbled answer of its shell") from error
 

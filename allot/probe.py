@@ -137,7 +137,6 @@ class NodeFacts:
             such terminal, or it was not asked.
         gpus: Its GPUs, by index.
         gpu_vendor: Whose GPUs they are; None where that was not found out.
-        sftp: Whether files can be read over SFTP; None where that was not tried.
         kills_at_logout: Whether systemd ends the user's processes there at logout.
     """
 
@@ -149,7 +148,6 @@ class NodeFacts:
     idle: float | None = None
     gpus: tuple[Gpu, ...] = ()
     gpu_vendor: Vendor | None = None
-    sftp: bool | None = None
     kills_at_logout: bool = False
 
 
@@ -182,7 +180,7 @@ class SharingTest:
 def probe_node(
     shell: Shell,
     node_id: int,
-    test: SharingTest,
+    test: SharingTest | None,
     probe: NodeProbe,
     *,
     job_id: str = "",
@@ -194,7 +192,7 @@ def probe_node(
     Args:
         shell: The connected node.
         node_id: A number of its own, for the name of its answer to ``test``.
-        test: How to find out what it shares with the client.
+        test: How to find out what it shares with the client; None: that is not asked.
         probe: How long it has to answer, and when a GPU counts as busy.
         job_id: The job whose own processes are not others'.
         running: Whether tasks of the job may run there: its load is then what others use.
@@ -203,11 +201,17 @@ def probe_node(
     Raises:
         ConnectionFailedError: The connection broke, or the answer makes no sense.
     """
+    question = _question(probe, job_id, running=running, declared_gpus=declared_gpus)
+    if test is None:
+        return _look(shell, question, probe, declared_gpus)[1]
     answer = paths.nonce_answer(test.nonce_file, node_id)
     sharing = questions.sharing_script(
-        str(test.output_dir), str(test.nonce_file), test.nonce, str(answer)
+        str(test.output_dir),
+        str(test.nonce_file),
+        test.nonce,
+        str(answer),
+        file_system=test.client_is_fresh,
     )
-    question = _question(probe, job_id, running=running, declared_gpus=declared_gpus)
     values, facts = _look(shell, sharing + question, probe, declared_gpus)
     shared = "shared" in values and answer.exists()
     answer.unlink(missing_ok=True)
@@ -238,9 +242,7 @@ def look_again(
     """
     question = _question(probe, job_id, running=True, declared_gpus=declared_gpus)
     _, facts = _look(shell, question, probe, declared_gpus)
-    return replace(
-        facts, sharing=before.sharing, sftp=before.sftp, kills_at_logout=before.kills_at_logout
-    )
+    return replace(facts, sharing=before.sharing, kills_at_logout=before.kills_at_logout)
 
 
 def _question(probe: NodeProbe, job_id: str, *, running: bool, declared_gpus: int | None) -> str:

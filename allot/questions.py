@@ -1,4 +1,4 @@
-"""Every piece of Bash that asks a node something: what it has, who uses it, what a file holds.
+"""Every piece of Bash that asks a node something: what it has, and who uses it.
 
 Rules: pure; a question changes nothing on the node but the kept-open Bash's memory of its last
 look at the processes, and the answer to the sharing test. A reply is lines, ``key=value`` where
@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from allot.script import quote
 
 
-def sharing_script(output_dir: str, nonce_file: str, nonce: str, answer_file: str) -> str:
+def sharing_script(
+    output_dir: str, nonce_file: str, nonce: str, answer_file: str, *, file_system: bool = True
+) -> str:
     """Find out whether a node shares the output directory.
 
     Args:
@@ -20,12 +22,14 @@ def sharing_script(output_dir: str, nonce_file: str, nonce: str, answer_file: st
         nonce_file: A file in it that the client wrote.
         nonce: What it wrote there.
         answer_file: What a node that reads the same writes.
+        file_system: Whether to ask on what kind of file system it lies there.
 
     Returns:
-        Bash that prints ``file_system=`` and, where it could answer, ``shared=yes``.
+        Bash that prints ``shared=yes`` where it could answer, before that ``file_system=`` where
+        that was asked for.
     """
-    arguments = " ".join(quote(word) for word in (output_dir, nonce_file, nonce, answer_file))
-    return f"{_SHARING}__allot_sharing {arguments}\n"
+    words = (output_dir, nonce_file, nonce, answer_file, "yes" if file_system else "")
+    return f"{_SHARING}__allot_sharing {' '.join(quote(word) for word in words)}\n"
 
 
 def probe_script(
@@ -56,7 +60,8 @@ def probe_script(
         "yes" if terminals else "''",
         f"{patience:g}",
     )
-    return f"{_PROBE}__allot_probe {' '.join(words)}\n"
+    more = (_FOREIGN if running else "") + (_TERMINALS if terminals else "")
+    return f"{_PROBE}{more}__allot_probe {' '.join(words)}\n"
 
 
 _SHARING = r"""
@@ -64,30 +69,48 @@ __allot_sharing() {
   local nonce=
   [[ ! -r $2 ]] || read -r nonce < "$2"
   if [[ $nonce == "$3" ]]; then
-    printf 'file_system=%s\n' "$(stat -f -c %T -- "$1")"
+    [[ -z $5 ]] || printf 'file_system=%s\n' "$(stat -f -c %T -- "$1")"
     { : >| "$4"; } 2> /dev/null && echo shared=yes
   fi
 }
 """
 
-# nproc heeds the affinity mask, and OMP_NUM_THREADS too, which is no property of the node.
+# The CPUs are those of the affinity mask that are online, as nproc counts them; nproc is asked only
+# where /proc or /sys do not tell, for it takes as long as the rest of the probe. It heeds
+# OMP_NUM_THREADS too, which is no property of the node.
 # cgroup limits: v2 keeps them in each level's cpu.max and memory.max, v1 in trees of their own
 # (https://docs.kernel.org/admin-guide/cgroup-v2.html, .../cgroup-v1/).
 #
-# Whose a process is: the job's where its environment says so (that of other users cannot be read)
-# or where it is in a session with one whose does, since a program that writes its own title
-# overwrites its environment; and what carries the connection: the kept-open Bash with what is in
-# its session (recorders), its ancestors, and the SFTP server beside it. A session that is also
-# an ancestor's says nothing, for it may hold the whole SSH server; nor does 0, which stands for
-# any that lies outside of a container.
-# Where others' processes are hidden (hidepid=), it is what the machine used less what ours did,
-# their ended children included.
-# What is not the job's counts with the CPU time between two looks; a process that began since,
-# with its mean over its life (0.2 s at least), so that a crowd of short ones is seen too.
+# Whether logind ends what is left at logout is asked where systemd runs (sd_booted(3)), or where
+# its PAM module, or elogind's, made the session: else there is nobody to end anything.
 _PROBE = r"""
 __allot_say() {
   local line
   [[ ! -r $2 ]] || { read -r line < "$2"; printf '%s=%s\n' "$1" "$line"; }
+}
+__allot_cpus() {
+  local text= online= mine there low high count=0
+  IFS= read -r -d '' text < /proc/self/status
+  read -r online < /sys/devices/system/cpu/online
+  if [[ $text =~ Cpus_allowed_list:[[:space:]]*([0-9,-]+) && $online != *[!0-9,-]* ]]; then
+    for mine in ${BASH_REMATCH[1]//,/ }; do
+      for there in ${online//,/ }; do
+        low=$((${mine%-*} > ${there%-*} ? ${mine%-*} : ${there%-*}))
+        high=$((${mine#*-} < ${there#*-} ? ${mine#*-} : ${there#*-}))
+        ((high < low)) || count=$((count + high - low + 1))
+      done
+    done
+  fi
+  ((count)) || count=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
+  printf 'cpus=%s\n' "$count"
+} 2> /dev/null
+__allot_memory() {
+  local text key pattern
+  IFS= read -r -d '' text < /proc/meminfo
+  for key in MemTotal MemAvailable MemFree; do
+    pattern="$key: *([0-9]+)"
+    [[ ! $text =~ $pattern ]] || printf '%s=%s\n' "$key" "${BASH_REMATCH[1]}"
+  done
 }
 __allot_levels() {
   local root=$1 level=$2
@@ -129,6 +152,96 @@ __allot_marks() {
     [[ ${job_of[$pid]} != "$job" ]] || own[$pid]=yes
   done
 }
+__allot_nvidia() {
+  local line kind=gpu
+  while IFS= read -r -t "$1" line; do
+    if [[ $line == - ]]; then kind=app; else gpus+=("$kind=$line"); fi
+  done < <(
+    exec 2> /dev/null 3>&- 10<&-
+    timeout -k 1 "$1" sh -c '
+      nvidia-smi --query-gpu=index,uuid,utilization.gpu,memory.used --format=csv,noheader,nounits
+      echo -
+      nvidia-smi --query-compute-apps=gpu_uuid,pid --format=csv,noheader'
+  )
+}
+__allot_gpus() {
+  local line pid
+  for line in "${gpus[@]}"; do
+    pid=${line##*, }
+    if [[ $line == app=* && $pid == +([0-9]) && -n ${own[$pid]-} ]]; then
+      printf 'own_%s\n' "$line"
+    else
+      printf '%s\n' "$line"
+    fi
+  done
+  local -A told=()
+  for pid in "${!gpus_of[@]}"; do
+    line="${gpus_of[$pid]} ${job_of[$pid]-}"
+    [[ ${job_of[$pid]-$job} == "$job" || -n ${told[$line]-} ]] || printf 'held=%s\n' "$line"
+    told[$line]=yes
+  done
+}
+__allot_amd() {
+  local file id
+  for file in /sys/class/kfd/kfd/topology/nodes/*/gpu_id; do
+    if read -r id < "$file" && [[ $id != 0 ]]; then gpus+=("amd=$id"); fi
+  done 2> /dev/null
+}
+__allot_logout() {
+  local line user
+  [[ -d /run/systemd/system || -n ${XDG_SESSION_ID-} ]] || return 0
+  command -v loginctl > /dev/null || return 0
+  while read -r line; do
+    case $line in
+      KillUserProcesses=yes) printf 'logout=kills\n' ;;
+      KillExcludeUsers=*)
+        for user in ${line#*=}; do
+          [[ $user != "$(id -un)" ]] || printf 'logout=spares\n'
+        done
+        ;;
+    esac
+  done < <(
+    exec 2> /dev/null 3>&- 10<&-
+    exec timeout -k 1 2 loginctl show-session -p KillUserProcesses -p KillExcludeUsers
+  )
+}
+__allot_probe() {
+  local job=$1 running=$2 declared=$3 terminals=$4 key nvidia= gpus=()
+  local -A own=() job_of=() gpus_of=()
+  printf 'bash=%s\n' "$BASH_VERSION"
+  [[ -n $running ]] || __allot_logout
+  __allot_say boot_id /proc/sys/kernel/random/boot_id
+  __allot_say load /proc/loadavg
+  __allot_cpus
+  __allot_memory
+  __allot_limits
+  __allot_amd
+  ! command -v nvidia-smi > /dev/null || nvidia=yes
+  # Whose the processes are comes first: one of ours that ended since is then on neither list.
+  [[ -z $running$declared$nvidia && ${#gpus[@]} == 0 ]] || __allot_marks
+  [[ -z $running ]] || __allot_foreign
+  [[ -z $nvidia ]] || __allot_nvidia "$5"
+  __allot_gpus
+  [[ -z $terminals ]] || __allot_terminals
+  key=$HOME/.allot
+  [[ -e $key ]] || key=$HOME
+  [[ ! -w $key ]] || echo home=writable
+  printf 'local_time=%(%H:%M)T\n' -1
+  printf 'clock=%s\n' "${EPOCHREALTIME:-$(printf '%(%s)T' -1)}"
+}
+"""
+
+# Whose a process is: the job's where its environment says so (that of other users cannot be read)
+# or where it is in a session with one whose does, since a program that writes its own title
+# overwrites its environment; and what carries the connection: the kept-open Bash with what is in
+# its session (recorders), its ancestors, and the SFTP server beside it. A session that is also
+# an ancestor's says nothing, for it may hold the whole SSH server; nor does 0, which stands for
+# any that lies outside of a container.
+# Where others' processes are hidden (hidepid=), it is what the machine used less what ours did,
+# their ended children included.
+# What is not the job's counts with the CPU time between two looks; a process that began since,
+# with its mean over its life (0.2 s at least), so that a crowd of short ones is seen too.
+_FOREIGN = r"""
 __allot_family() {
   local pid=$$ line word
   strange[0]=yes
@@ -204,126 +317,15 @@ __allot_foreign() {
   printf 'foreign=%s\n' "$((both * 100000 / hertz / elapsed + since))"
   __allot_remember
 }
-__allot_nvidia() {
-  local line kind=gpu
-  while IFS= read -r -t "$1" line; do
-    if [[ $line == - ]]; then kind=app; else gpus+=("$kind=$line"); fi
-  done < <(
-    exec 2> /dev/null 3>&- 10<&-
-    timeout -k 1 "$1" sh -c '
-      nvidia-smi --query-gpu=index,uuid,utilization.gpu,memory.used --format=csv,noheader,nounits
-      echo -
-      nvidia-smi --query-compute-apps=gpu_uuid,pid --format=csv,noheader'
-  )
-}
-__allot_gpus() {
-  local line pid
-  for line in "${gpus[@]}"; do
-    pid=${line##*, }
-    if [[ $line == app=* && $pid == +([0-9]) && -n ${own[$pid]-} ]]; then
-      printf 'own_%s\n' "$line"
-    else
-      printf '%s\n' "$line"
-    fi
-  done
-  local -A told=()
-  for pid in "${!gpus_of[@]}"; do
-    line="${gpus_of[$pid]} ${job_of[$pid]-}"
-    [[ ${job_of[$pid]-$job} == "$job" || -n ${told[$line]-} ]] || printf 'held=%s\n' "$line"
-    told[$line]=yes
-  done
-}
-__allot_amd() {
-  local file id
-  for file in /sys/class/kfd/kfd/topology/nodes/*/gpu_id; do
-    if read -r id < "$file" && [[ $id != 0 ]]; then gpus+=("amd=$id"); fi
-  done 2> /dev/null
-}
+"""
+
+_TERMINALS = r"""
 __allot_terminals() {
   local user time name
   printf 'user=%s\n' "$EUID"
   while read -r user time name; do
     [[ $user == "$EUID" || $user == 0 && $name == /dev/tty* ]] || printf 'typed=%s\n' "$time"
   done <<< "$(stat -c '%u %X %n' -- /dev/pts/[0-9]* /dev/tty[0-9]* 2> /dev/null)"
-}
-__allot_logout() {
-  local line user
-  while read -r line; do
-    case $line in
-      KillUserProcesses=yes) printf 'logout=kills\n' ;;
-      KillExcludeUsers=*)
-        for user in ${line#*=}; do
-          [[ $user != "$(id -un)" ]] || printf 'logout=spares\n'
-        done
-        ;;
-    esac
-  done < <(
-    exec 2> /dev/null 3>&- 10<&-
-    ! command -v loginctl > /dev/null ||
-      timeout -k 1 2 loginctl show-session -p KillUserProcesses -p KillExcludeUsers
-  )
-}
-__allot_probe() {
-  local job=$1 running=$2 declared=$3 terminals=$4 key value nvidia= gpus=()
-  local -A own=() job_of=() gpus_of=()
-  printf 'bash=%s\n' "$BASH_VERSION"
-  [[ -n $running ]] || __allot_logout
-  __allot_say boot_id /proc/sys/kernel/random/boot_id
-  __allot_say load /proc/loadavg
-  printf 'cpus=%s\n' "$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)"
-  while read -r key value _; do
-    case $key in MemTotal:|MemAvailable:|MemFree:) printf '%s=%s\n' "${key%:}" "$value" ;; esac
-  done < /proc/meminfo
-  __allot_limits
-  __allot_amd
-  ! command -v nvidia-smi > /dev/null || nvidia=yes
-  # Whose the processes are comes first: one of ours that ended since is then on neither list.
-  [[ -z $running$declared$nvidia && ${#gpus[@]} == 0 ]] || __allot_marks
-  [[ -z $running ]] || __allot_foreign
-  [[ -z $nvidia ]] || __allot_nvidia "$5"
-  __allot_gpus
-  [[ -z $terminals ]] || __allot_terminals
-  key=$HOME/.allot
-  [[ -e $key ]] || key=$HOME
-  [[ ! -w $key ]] || echo home=writable
-  printf 'local_time=%(%H:%M)T\n' -1
-  printf 'clock=%s\n' "${EPOCHREALTIME:-$(printf '%(%s)T' -1)}"
-}
-"""
-
-
-MISSING = b"-"
-"""What stands for a file that is not there in the reply to :func:`read_script`."""
-
-UNREADABLE = b"!"
-"""What stands for a file that may not be read."""
-
-PRESENT = b"+"
-"""What stands before the content of one that is."""
-
-
-def read_script(pieces: Iterable[tuple[str, int, int]]) -> str:
-    """Read pieces of files, each a path, an offset and a length in bytes.
-
-    Returns:
-        Bash that prints one line a piece: ``-``, ``!``, or ``+`` and the bytes in base64.
-    """
-    calls = "\n".join(
-        f"__allot_read {quote(path)} {offset + 1} {length}" for path, offset, length in pieces
-    )
-    return f"{_READ}{calls}"
-
-
-def sizes_script(files: Iterable[str]) -> str:
-    """Bash that prints the size of each file in bytes on a line of its own, ``-`` for none."""
-    return "\n".join(f"stat -L -c %s -- {quote(file)} 2>/dev/null || echo -" for file in files)
-
-
-_READ = r"""
-__allot_read() {
-  [[ -e $1 ]] || { echo -; return; }
-  [[ -r $1 ]] || { echo '!'; return; }
-  printf '+%s\n' "$(tail -c "+$2" -- "$1" 2>/dev/null | head -c "$3" | base64 -w 0)"
 }
 """
 

@@ -9,7 +9,7 @@ import resource
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from allot.errors import ConfigError, NodeError, NodeFileError, NotEnoughNodesError
@@ -157,7 +157,7 @@ class Roster:
         self,
         specs: Sequence[NodeSpec],
         names: Sequence[str],
-        test: SharingTest,
+        test: SharingTest | None,
         enough: int | None = None,
     ) -> list[Candidate]:
         """Connect to nodes and probe them.
@@ -165,7 +165,7 @@ class Roster:
         Args:
             specs: The nodes, in the order of preference.
             names: Their names.
-            test: How to find out what they share with the client.
+            test: How to find out what they share with the client; None: that is not asked.
             enough: With so many that can be used, and all before them known, the others are not
                 waited for: their state is SPARE. None: wait for every node.
 
@@ -202,14 +202,16 @@ class Roster:
             candidates.append(candidate)
         return candidates
 
-    def ask_one(self, spec: NodeSpec, name: str, number: int, test: SharingTest) -> Candidate:
+    def ask_one(
+        self, spec: NodeSpec, name: str, number: int, test: SharingTest | None
+    ) -> Candidate:
         """Connect to one node and probe it; for a worker of the pool too.
 
         Args:
             spec: The node.
             name: Its name.
             number: Its place among the nodes.
-            test: How to find out what it shares with the client.
+            test: How to find out what it shares with the client; None: that is not asked.
 
         Returns:
             The candidate; where it has a member, that is connected, and the caller closes it.
@@ -223,7 +225,6 @@ class Roster:
         try:
             node.connect()
             facts = probe_node(node, number, test, self._probe, declared_gpus=spec.gpus)
-            facts = replace(facts, sftp=node.open_sftp())
         except NodeError as error:
             node.close()
             return Candidate(name, NodeState.UNREACHABLE, error.reason)

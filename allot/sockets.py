@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent import futures
+from ipaddress import ip_address
 from typing import Any
 
 from allot.sshconfig import Login
@@ -152,11 +153,13 @@ def _look_up(login: Login, deadline: float, line: Line) -> list[tuple[Any, ...]]
     """
     found: futures.Future[list[tuple[Any, ...]]] = futures.Future()
 
+    with contextlib.suppress(ValueError):
+        ip_address(login.hostname)  # which nobody looks up anywhere
+        return _addresses(login, socket.AI_NUMERICHOST)
+
     def ask() -> None:
         try:
-            found.set_result(
-                socket.getaddrinfo(login.hostname, login.port, type=socket.SOCK_STREAM)
-            )
+            found.set_result(_addresses(login))
         except (OSError, UnicodeError) as exc:
             found.set_exception(exc)
 
@@ -167,6 +170,12 @@ def _look_up(login: Login, deadline: float, line: Line) -> list[tuple[Any, ...]]
         return found.result()
     except UnicodeError as exc:  # a label that is empty or too long
         raise socket.gaierror(socket.EAI_NONAME, "it is no host name") from exc
+
+
+def _addresses(login: Login, flags: int = 0) -> list[tuple[Any, ...]]:
+    return list(
+        socket.getaddrinfo(login.hostname, login.port, type=socket.SOCK_STREAM, flags=flags)
+    )
 
 
 def _connect(sock: socket.socket, address: Any, deadline: float, line: Line) -> None:

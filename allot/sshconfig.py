@@ -2,26 +2,34 @@
 
 Rules: the configuration is resolved by OpenSSH itself (``ssh -G``) where its client is installed,
 so that ``Include``, ``Match`` and canonical names mean what they mean to the user's own ``ssh``;
-only without it does paramiko's reader stand in. Calling is apart from reading: the ``parse_*``
+only without it does paramiko's reader stand in. Of a room full of nodes one is asked for and the
+others are read off here (``plainconfig``), where the configuration is so plain that there can be
+no two opinions of it, and that one agrees. Calling is apart from reading: the ``parse_*``
 functions take text. Options and tokens are those of ssh_config(5).
 """
 
 from __future__ import annotations
 
 import getpass
+import glob
 import os
+import pwd
 import re
 import shutil
 import socket
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allot.errors import ConfigError
 from allot.model import NodeSpec
+from allot.plainconfig import Block, look_up, parse_plain
 
 _RESOLVE_TIMEOUT_S = 30.0
+_SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
+_INCLUDE = re.compile(r"^[ \t]*Include[ \t]+(/[^\s\"'\\#~]+)[ \t]*$", re.IGNORECASE | re.MULTILINE)
 _DEFAULT_KEYS = ("id_rsa", "id_ecdsa", "id_ed25519")
 
 Settings = Mapping[str, Sequence[str]]
@@ -128,6 +136,75 @@ def _resolve(spec: NodeSpec, ssh_config: Path | None, above: tuple[NodeSpec, ...
 def _read_settings(spec: NodeSpec, ssh_config: Path | None) -> Settings:
     if shutil.which("ssh") is None:
         return _read_with_paramiko(spec, ssh_config)
+    plain = _plain_config(spec, ssh_config)
+    settings = None if plain is None else plain.settings(spec)
+    return _ask_openssh(spec, ssh_config) if settings is None else settings
+
+
+@dataclass(frozen=True)
+class _PlainConfig:
+    """A configuration that needs no OpenSSH to be read: a program less for each node."""
+
+    blocks: Sequence[Block]
+    defaults: Settings
+
+    def settings(self, spec: NodeSpec) -> Settings | None:
+        found = look_up(self.blocks, spec.host)
+        if found is None:
+            return None
+        told = {"port": spec.port, "user": spec.user}
+        asked = {keyword: [str(value)] for keyword, value in told.items() if value is not None}
+        return {**self.defaults, **found, **asked}
+
+
+_plain_lock = threading.Lock()
+_plain_configs: dict[Path | None, tuple[object, _PlainConfig | None]] = {}
+
+
+def _plain_config(spec: NodeSpec, ssh_config: Path | None) -> _PlainConfig | None:
+    """The configuration, if it is plain as it stands now; the first host asked for is the test."""
+    with _plain_lock:
+        texts = _texts(ssh_config)
+        known, config = _plain_configs.get(ssh_config, (None, None))
+        if known != texts:
+            config = None if texts is None else _try_plain(spec, ssh_config, texts)
+            _plain_configs[ssh_config] = (texts, config)
+        return config
+
+
+def _texts(ssh_config: Path | None) -> list[str] | None:
+    """The files that OpenSSH reads, less an ``Include`` of nothing; None where one cannot be."""
+    try:
+        own = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh/config"
+        files = [own, _SYSTEM_CONFIG] if ssh_config is None else [ssh_config]
+        texts = [file.read_text() for file in files if ssh_config is not None or file.exists()]
+    except (KeyError, OSError, UnicodeError):
+        return None
+    return [
+        _INCLUDE.sub(lambda found: found[0] if glob.glob(found[1]) else "", text) for text in texts
+    ]
+
+
+def _try_plain(
+    spec: NodeSpec, ssh_config: Path | None, texts: Sequence[str]
+) -> _PlainConfig | None:
+    parsed = [parse_plain(text) for text in texts]
+    blocks = [block for each in parsed for block in each or ()]
+    if None in parsed or look_up(blocks, spec.host) is None:
+        return None
+    try:
+        config = _PlainConfig(blocks, _ask_openssh(NodeSpec("localhost"), Path(os.devnull)))
+        settings = config.settings(spec)
+        asked = _ask_openssh(spec, ssh_config)
+    except ConfigError:
+        return None
+    if settings is None or _one(settings, "proxyjump") != _one(asked, "proxyjump"):
+        return None
+    is_same = parse_login(spec, settings, None) == parse_login(spec, asked, None)
+    return config if is_same else None
+
+
+def _ask_openssh(spec: NodeSpec, ssh_config: Path | None) -> Settings:
     arguments = ["ssh", "-G", *ssh_arguments(spec, ssh_config)]
     try:
         done = subprocess.run(

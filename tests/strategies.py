@@ -141,7 +141,6 @@ FACTS = some(
     idle=st.none() | SECONDS,
     gpus=st.lists(st.builds(Gpu, SMALL, st.booleans(), TEXT), max_size=2).map(tuple),
     gpu_vendor=st.sampled_from([None, "nvidia", "amd"]),
-    sftp=st.none() | st.booleans(),
     kills_at_logout=st.booleans(),
 )
 CANCELS = st.builds(CancelRecord, SECONDS, TEXT)

@@ -22,6 +22,7 @@ FLOORS = {
     1: (
         *(
             "hostfile",
+            "plainconfig",
             "markers",
             "patterns",
             "reaper",
@@ -33,6 +34,7 @@ FLOORS = {
             "script",
             "errands",
             "questions",
+            "readings",
             "answers",
             "paths",
             "events",
@@ -58,7 +60,8 @@ FLOORS = {
     2: (
         *("watchdog", "sshconfig", "hostkeys", "sockets", "sshauth", "sftp"),
         *("faults", "gateway", "shell", "node", "sftpserver", "sshserver", "loopback"),
-        *("screen", "widgets", "progress", "tracking", "probe", "output", "along", "fetch"),
+        *("screen", "widgets", "progress", "tracking", "probe", "output", "along", "peek"),
+        "fetch",
         *("tree", "sending", "claims", "records", "statefile", "lease", "store", "orders"),
     ),
     3: (

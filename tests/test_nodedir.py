@@ -67,6 +67,25 @@ def test_what_arrives_too_late_starts_nothing(node: LocalNode) -> None:
     assert sum(isinstance(event, Started) for event in node.events()) == 1
 
 
+def test_what_the_login_makes_later_is_as_open_as_before(node: LocalNode) -> None:
+    """Only the job's own directory is closed to others, whatever the mask of the login."""
+    node.request("umask 027")
+    shutil.rmtree(node.directory)
+    node.prepare()
+    assert node.directory.stat().st_mode & 0o777 == 0o700
+    assert (node.directory / "events").stat().st_mode & 0o777 == 0o600
+    assert node.request("umask") == b"0027\n"
+
+
+def test_what_nobody_knows_in_the_directory_goes_with_the_job(node: LocalNode) -> None:
+    """Files of a later version, or hidden ones."""
+    (node.directory / "more").mkdir()
+    (node.directory / "more/.file").touch()
+    (node.directory / ".hidden").touch()
+    assert node.request(script.clean_up_script(1)) == b"gone\n"
+    assert list((node.home / ".allot").iterdir()) == []
+
+
 def test_a_job_that_is_over_leaves_nothing(node: LocalNode) -> None:
     """Its directory goes; what other nodes of a shared home have there, and other jobs, stays."""
     other = node.directory.with_name("nd02")

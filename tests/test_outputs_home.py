@@ -415,6 +415,7 @@ class WordNode:
     reads: int = 0
     name: str = "nd01"
     is_connected: bool = True
+    has_sftp: bool = True
 
     def clock(self) -> float:
         """What its clock shows."""

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nodes import open_gateway, reach
 
-from allot import LoopbackNodes, questions
+from allot import LoopbackNodes, questions, readings
 from allot.answers import Values, health_of, idle_of, parse_reply
 from allot.node import Node
 
@@ -71,6 +71,43 @@ def test_the_probe_reads_a_real_node(node: Node) -> None:
     assert not {"foreign", "typed", "user", "held"} & set(values)
 
 
+@pytest.mark.parametrize("hidden", ["", "/proc/self/status", "/sys/devices/system/cpu/online"])
+def test_the_cpus_are_those_that_may_be_used(node: Node, hidden: str) -> None:
+    """Not what the machine has; where the kernel's lists cannot be read nproc is asked."""
+    mine = sorted(os.sched_getaffinity(0))[-1]
+    question = questions.probe_script("job")
+    if hidden:
+        question = question.replace(hidden, "/nowhere")
+    node.request(f"export OMP_NUM_THREADS=99; taskset -cp {mine} $$ > /dev/null")
+    assert ask(node, question)["cpus"] == ["1"]
+
+
+def test_what_is_allowed_and_offline_does_not_count(node: Node, tmp_path: Path) -> None:
+    """A virtual machine's processes may use CPUs that are not there yet."""
+    status, online = tmp_path / "status", tmp_path / "online"
+    status.write_text("Cpus_allowed:\tf,ffffffff\nCpus_allowed_list:\t1-3,8,10-40\nMems:\t0\n")
+    online.write_text("0-1,3-8,12-13,100\n")
+    question = questions.probe_script("job").replace("/proc/self/status", str(status))
+    question = question.replace("/sys/devices/system/cpu/online", str(online))
+    assert ask(node, question)["cpus"] == ["5"]
+
+
+@pytest.mark.parametrize("hint", ["export XDG_SESSION_ID=1", "booted"])
+def test_logind_is_asked_where_it_may_end_something(node: Node, tmp_path: Path, hint: str) -> None:
+    """Where it made the session, or where systemd runs; else the program is not even started."""
+    program = tmp_path / "loginctl"
+    program.write_text("#!/bin/sh\necho KillUserProcesses=yes\n")
+    program.chmod(0o755)
+    node.request(f"unset XDG_SESSION_ID; PATH={tmp_path}:$PATH")
+    question = questions.probe_script("job").replace("/run/systemd/system", "/nowhere")
+    assert "logout" not in ask(node, question)
+    if hint == "booted":
+        question = questions.probe_script("job").replace("/run/systemd/system", str(tmp_path))
+    else:
+        node.request(hint)
+    assert ask(node, question)["logout"] == ["kills"]
+
+
 def test_a_directory_that_both_sides_see(node: Node, tmp_path: Path) -> None:
     """A node that reads the client's file there writes its answer beside it."""
     nonce, answer = tmp_path / "nonce 'x", tmp_path / "nonce 'x.0"
@@ -80,6 +117,10 @@ def test_a_directory_that_both_sides_see(node: Node, tmp_path: Path) -> None:
     assert values["shared"] == ["yes"]
     assert values["file_system"] != [""]
     assert answer.exists()
+    question = questions.sharing_script(
+        str(tmp_path), str(nonce), "secret", str(answer), file_system=False
+    )
+    assert ask(node, question) == {"shared": ["yes"]}
 
 
 @pytest.mark.parametrize("content", ["other\n", "", None])
@@ -103,12 +144,12 @@ def test_files_are_read_through_bash_byte_for_byte(
     file.write_bytes(data)
     missing = str(tmp_path / "missing")
     pieces = [(str(file), offset, length), (missing, 0, 10), (str(file), 0, 5000)]
-    lines = node.request(questions.read_script(pieces)).splitlines()
-    assert lines[1] == questions.MISSING
-    assert [line[:1] for line in (lines[0], lines[2])] == [questions.PRESENT] * 2
+    lines = node.request(readings.read_script(pieces)).splitlines()
+    assert lines[1] == readings.MISSING
+    assert [line[:1] for line in (lines[0], lines[2])] == [readings.PRESENT] * 2
     assert base64.b64decode(lines[0][1:]) == data[offset : offset + length]
     assert base64.b64decode(lines[2][1:]) == data
-    sizes = node.request(questions.sizes_script([str(file), missing]))
+    sizes = node.request(readings.sizes_script([str(file), missing]))
     assert sizes == b"%d\n-\n" % len(data)
 
 

@@ -380,7 +380,7 @@ def test_a_node_that_kills_at_logout_is_named(
     programs.mkdir()
     (programs / "loginctl").write_text(LOGINCTL)
     (programs / "loginctl").chmod(0o755)
-    nodes = sshd_nodes(1, rc={".bashrc": f"PATH={programs}:$PATH\n"})
+    nodes = sshd_nodes(1, rc={".bashrc": f"PATH={programs}:$PATH\nexport XDG_SESSION_ID=1\n"})
     command = waiting(tmp_path)
     with run(nodes, tmp_path / "out", lambda _: command, ntasks_per_node=1) as cluster:
         assert "KillUserProcesses=yes in logind.conf on nd01" in capfd.readouterr().err

@@ -1,0 +1,121 @@
+"""What an OpenSSH client configuration says of a host, where that is plain to see.
+
+Rules: pure. Only the simplest forms of ssh_config(5) are understood: ``Host`` with names and
+patterns, and the keywords that Allot obeys, with values that have no quotes, tokens or variables.
+Where anything else might matter nothing is said, and OpenSSH must be asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_LINE = re.compile(r"([A-Za-z0-9]+)(?:\s*=\s*|\s+)(.*)")
+_PATTERNS = re.compile(r"!?[A-Za-z0-9._*?-]+(?:\s+!?[A-Za-z0-9._*?-]+)*")
+_NAME = r"(?!(?:.*\.)?0x)[a-z0-9._-]*[a-z][a-z0-9._-]*"  # 0x7f.1 is an address
+_ADDRESS = r"(?:(?:0|[1-9]\d{0,2})\.){3}(?:0|[1-9]\d{0,2})"
+_HOST = re.compile(f"{_NAME}|{_ADDRESS}")
+_PATH = r"[A-Za-z0-9/._+@-]+"
+_SECONDS = re.compile(r"\d{1,6}")
+_KEY = re.compile(rf"(?:~/)?{_PATH}")
+# OpenSSH puts the home into these, whatever $HOME says; those of keys it leaves as they are.
+_PATHS = re.compile(rf"{_PATH}(?:[ \t]+{_PATH})*")
+_WILD = re.compile("[*?]")
+_OBEYED = {
+    "hostname": _HOST,
+    "port": re.compile(r"[1-9]\d{0,3}|[1-5]\d{4}"),
+    "user": re.compile(r"[A-Za-z0-9._-]+"),
+    "identityfile": _KEY,
+    "certificatefile": _KEY,
+    "identitiesonly": re.compile("yes|no"),
+    "stricthostkeychecking": re.compile("yes|no|ask|accept-new"),
+    "hostkeyalias": re.compile(_NAME),
+    "userknownhostsfile": _PATHS,
+    "globalknownhostsfile": _PATHS,
+    "connecttimeout": _SECONDS,
+    "serveraliveinterval": _SECONDS,
+    "proxyjump": re.compile(r"(?:[A-Za-z0-9._-]+@)?[a-z0-9._-]+(?::[1-9]\d{0,3})?"),
+}
+_LISTS = {"identityfile", "certificatefile"}
+# They decide on others, or what they say is no plain value.
+_DARK = {"canonicalizehostname", "canonicaldomains", "identityagent", "proxycommand"}
+
+
+class Block:
+    """Lines of a configuration, and the hosts they are for.
+
+    Attributes:
+        lines: Keywords in lower case, and values.
+    """
+
+    def __init__(self, patterns: str) -> None:
+        """Begin a block without lines.
+
+        Args:
+            patterns: What follows ``Host``.
+        """
+        self.lines: list[tuple[str, str]] = []
+        words = patterns.split()
+        wanted = [word for word in words if not word.startswith("!")]
+        self._names = {word for word in wanted if not _WILD.search(word)}
+        self._globs = [_glob(word) for word in wanted if _WILD.search(word)]
+        self._excluded = [_glob(word[1:]) for word in words if word.startswith("!")]
+
+    def applies_to(self, host: str) -> bool:
+        """Whether it is for a host: a pattern matches, and none that begins with ``!``."""
+        if host not in self._names and not any(one.fullmatch(host) for one in self._globs):
+            return False
+        return not any(one.fullmatch(host) for one in self._excluded)
+
+
+def parse_plain(text: str) -> list[Block] | None:
+    """Read a configuration file; None where its parts cannot be told apart beyond doubt."""
+    blocks = [Block("*")]
+    for line in map(str.strip, text.splitlines()):
+        if not line or line.startswith("#"):
+            continue
+        found = _LINE.fullmatch(line)
+        if found is None:
+            return None
+        keyword, value = found[1].lower(), found[2]
+        if keyword in ("match", "include"):
+            return None
+        if keyword != "host":
+            blocks[-1].lines.append((keyword, value))
+        elif _PATTERNS.fullmatch(value):
+            blocks.append(Block(value))
+        else:
+            return None
+    return blocks
+
+
+def look_up(blocks: Sequence[Block], host: str) -> dict[str, list[str]] | None:
+    """What is set for a host, by lower-case keyword; of a single value the first one counts.
+
+    Returns:
+        Only what is set, always with ``hostname``; None where it cannot be told.
+    """
+    found: dict[str, list[str]] = {}
+    for block in blocks:
+        for keyword, value in block.lines if block.applies_to(host) else ():
+            form = _OBEYED.get(keyword)
+            if keyword in _DARK or (form is not None and not _is_plain(form, value)):
+                return None
+            if form is not None and keyword in _LISTS:
+                found[keyword] = list(dict.fromkeys([*found.get(keyword, ()), value]))
+            elif form is not None:
+                found.setdefault(keyword, [value])
+    found = {"hostname": [host], **found}
+    jump = found.get("proxyjump", [""])[0].rpartition("@")[2].partition(":")[0]
+    # Whoever jumps through itself is told so by OpenSSH.
+    is_loop = jump in (host, found["hostname"][0])
+    return None if is_loop or not _HOST.fullmatch(host) else found
+
+
+def _is_plain(form: re.Pattern[str], value: str) -> bool:
+    return form.fullmatch(value) is not None and "none" not in value.lower().split()
+
+
+def _glob(pattern: str) -> re.Pattern[str]:
+    escaped = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
+    return re.compile(escaped)

@@ -1,0 +1,90 @@
+"""Every piece of Bash that reads a file on a node.
+
+Rules: pure; nothing is changed on the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from allot.script import quote
+
+MISSING = b"-"
+"""What stands for a file that is not there in the reply to :func:`read_script`."""
+
+UNREADABLE = b"!"
+"""What stands for a file that may not be read."""
+
+PRESENT = b"+"
+"""What stands before the content of one that is."""
+
+
+def read_script(pieces: Iterable[tuple[str, int, int]]) -> str:
+    """Read pieces of files, each a path, an offset and a length in bytes.
+
+    Returns:
+        Bash that prints one line a piece: ``-``, ``!``, or ``+`` and the bytes in base64.
+    """
+    calls = "\n".join(
+        f"__allot_read {quote(path)} {offset + 1} {length}" for path, offset, length in pieces
+    )
+    return f"{_READ}{calls}"
+
+
+def sizes_script(files: Iterable[str]) -> str:
+    """Bash that prints the size of each file in bytes on a line of its own, ``-`` for none."""
+    return "\n".join(f"stat -L -c %s -- {quote(file)} 2>/dev/null || echo -" for file in files)
+
+
+_READ = r"""
+__allot_read() {
+  [[ -e $1 ]] || { echo -; return; }
+  [[ -r $1 ]] || { echo '!'; return; }
+  printf '+%s\n' "$(tail -c "+$2" -- "$1" 2>/dev/null | head -c "$3" | base64 -w 0)"
+}
+"""
+
+
+MOST_PEEKED = 16 * 1024
+"""Bytes of a file that :func:`peek_script` shows at most."""
+
+UNTOLD = b"?"
+"""What stands for a piece that :func:`peek_script` does not show."""
+
+
+def peek_script(pieces: Iterable[tuple[str, int, int]]) -> str:
+    """Read pieces of small text files without starting a program.
+
+    Args:
+        pieces: A path, an offset and a length in bytes each.
+
+    Returns:
+        Bash that prints for each ``-``, ``?``, or ``+`` and the bytes, and a NUL behind it.
+    """
+    calls = "\n".join(
+        f"__allot_peek {quote(path)} {offset} {min(length, MOST_PEEKED)}"
+        for path, offset, length in pieces
+    )
+    return f"{_PEEK}{calls}"
+
+
+# `read` succeeds where it finds a NUL, or as much as it was asked for: there may be more then. It
+# sets nothing where the file breaks off with an error. A mark of ours in the text would be taken
+# for a notice.
+_PEEK = r"""
+__allot_peek() {
+  local text
+  unset -v text
+  if [[ ! -e $1 ]]; then
+    printf -- '-\0'
+    return
+  fi
+  if [[ -f $1 && -r $1 ]] && {
+    { (($2 == 0)) || LC_ALL=C IFS= read -r -N "$2" text; } &&
+      unset -v text && ! LC_ALL=C IFS= read -r -d '' -n "$3" text
+  } < "$1" && [[ -n ${text+set} && $text != *$'\036'* ]]
+  then printf '+%s\0' "$text"
+  else printf '?\0'
+  fi
+} 2> /dev/null
+"""
