@@ -162,12 +162,13 @@ class Fetcher:
         files = [self._waiting.popleft() for _ in range(count)]
         settled = [Fetched(one.path) for one in files if _is_special(one.path)]
         files = [one for one in files if not _is_special(one.path)]
-        if not files:
-            return settled
-        reader.forget([one.source for one in files])  # a task may have replaced its output
-        sizes = self._ask_for_sizes(reader, files, settled)
+        elsewhere = [one for one in files if not self._same.get(one.folders)]
+        sizes: dict[str, int | OSError] = {}
+        if elsewhere:
+            reader.forget([one.source for one in elsewhere])  # a task may have replaced its output
+            sizes = self._ask_for_sizes(reader, elsewhere, settled)
         settled += [Fetched(one.path) for one in files if self._same.get(one.folders)]
-        for one in files:
+        for one in elsewhere:
             if self._same.get(one.folders) is not False:
                 continue
             size = sizes[one.source]
