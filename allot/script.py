@@ -307,7 +307,7 @@ __allot_note() {
   __allot_noted="$* $t ."
   printf '%s\n' "$__allot_noted" >> "$__allot_dir/events"
 }
-__allot_tell() { printf '\036allot %s\n' "$1" >&3; } 2> /dev/null
+__allot_tell() { printf '\036allot %s\n' "$1" >&3; }
 __allot_last() {
   until __allot_note "$@"; do
     [[ -d $__allot_dir ]] || return
