@@ -145,7 +145,7 @@ class NodeDriver:
             elif not (self._tasks or mail.cancels):
                 self.node.request("", timeout=_ANSWER_S)  # is it still there?
             must_read = self._take_notices() or bool(mail.cancels)
-            if must_read or self._next_look() <= time.monotonic():
+            if must_read or self._pace.next_read(self._tasks.values()) <= time.monotonic():
                 self._read_events()
             self._look()
             self._finish()
@@ -412,9 +412,6 @@ class NodeDriver:
             return 0.0
         if not self._tasks:
             return IDLE_LOOK_S
-        return min(max(QUICK_S, self._next_look() - time.monotonic()), IDLE_LOOK_S)
-
-    def _next_look(self) -> float:
-        """When the event file is to be read: at the latest along with outputs."""
         looked_at = self._harvest.next_look([task.output for task in self._running()])
-        return min(self._pace.next_read(self._tasks.values()), looked_at)
+        left = min(self._pace.next_read(self._tasks.values()), looked_at) - time.monotonic()
+        return min(max(QUICK_S, left), IDLE_LOOK_S)

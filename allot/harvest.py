@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 
-from allot import errands
+from allot import errands, readings
 from allot.along import ReadAlong
 from allot.claims import Claims
 from allot.errors import ConnectionFailedError
@@ -33,9 +33,9 @@ from allot.script import Launch
 from allot.staging import Found, as_mtime, is_asked_for
 
 _LIST_S = 300.0
-# An output that stays silent is looked at less often: what it says then is seen late by this share
+# An output that falls silent is looked at less often: what it says then is seen late by this share
 # of the silence, at most, and by so many poll intervals.
-_LAG = 0.05
+_LAG = 0.1
 _MOST_INTERVALS = 5
 # A look may come early by this share of the poll interval: else one that is due just after a turn
 # would wait for the next turn, nearly twice the interval.
@@ -161,6 +161,7 @@ class Harvest:
             ConnectionFailedError: The node is out of reach.
         """
         there = self._parted(self._due(outputs), shared=self.sharing.fresh)[1]
+        there = [output for output in there if not output.watch.is_known_empty]
         self._along = ReadAlong(self.node_reader, first_reads([one.watch for one in there]))
         return self._along
 
@@ -179,8 +180,19 @@ class Harvest:
             output.watch.looked_at = now
         here, there = self._parted(due, shared=self.sharing.fresh)
         yield from _look(look, LocalReader(), here)
+        there = self._without_empty(there)
         if there:
             yield from _look(look, along or self.node_reader, there)
+
+    def _without_empty(self, outputs: Sequence[Output]) -> list[Output]:
+        """Those of which there is something to be read: of the empty ones Bash tells at once."""
+        empty = [output for output in outputs if output.watch.is_known_empty]
+        if not empty:
+            return list(outputs)
+        script = readings.begun_script([output.watch.path for output in empty])
+        begun = {int(number) for number in self._node.request(script).split()}
+        passed_over = {id(output) for at, output in enumerate(empty) if at not in begun}
+        return [output for output in outputs if id(output) not in passed_over]
 
     def next_look(self, outputs: Sequence[Output]) -> float:
         """When the first of them is to be looked at, seconds on the monotonic clock."""

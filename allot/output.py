@@ -197,6 +197,11 @@ class Watch:
     told: Progress | None = None
     parser: ProgressParser = field(default_factory=MarkerParser)
 
+    @property
+    def is_known_empty(self) -> bool:
+        """Whether it was looked at, and nothing was there."""
+        return self.offset == 0 and self.looks > 0
+
 
 def look(reader: Reader, watches: Sequence[Watch]) -> list[tuple[Watch, Progress]]:
     """Read what is new of some outputs.

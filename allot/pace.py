@@ -2,7 +2,8 @@
 
 A recorder tells the connection under which its task was launched of the end; the file is read for
 the start, for what else is known of a task, and for those who tell nobody: the end of theirs is
-seen late by a share of the time in which nothing moved, at most, and by the poll interval.
+seen late by a share of the time in which nothing moved, at most, and by the poll interval. Where
+all tell, it is read every few poll intervals, should a word be lost.
 """
 
 from __future__ import annotations
@@ -59,4 +60,4 @@ class Pace:
         if unheard:
             soon = min(max(FIRST_LOOK_S, late), usual)
             return max(min(unheard) + FIRST_LOOK_S, self._read_at + soon)
-        return self._read_at + min(max(usual, late), _MOST_INTERVALS * usual)
+        return self._read_at + _MOST_INTERVALS * usual

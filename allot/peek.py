@@ -2,11 +2,12 @@
 
 Rules: used by one thread at a time. To open a session takes the node and the client as long as a
 dozen requests to the Bash that is open anyway, which can show small texts by itself: it is asked
-first, a few times. What it does not show, and all that comes later, is read by other means.
+as long as that is rare. What it does not show, and all that comes later, is read by other means.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from allot import readings
@@ -15,6 +16,7 @@ from allot.node import FileRead, Node
 from allot.output import Data, Reader, SftpReader, ShellReader
 
 _MOST_PEEKS = 10
+_PEEKS_A_S = 0.5  # so many for ever; more only until there were 10 more than that
 _MOST_FILES = 8
 
 
@@ -24,7 +26,8 @@ class NodeReader:
     def __init__(self, node: Node) -> None:
         """Prepare; nothing is asked yet."""
         self._node = node
-        self._peeks = 0
+        self._credit = float(_MOST_PEEKS)
+        self._peeked_at = time.monotonic()
 
     def read(self, reads: Sequence[FileRead]) -> list[Data]:
         """See :class:`Reader`."""
@@ -58,10 +61,12 @@ class NodeReader:
 
     def _peek(self, reads: Sequence[FileRead]) -> list[Data | None]:
         """What a look shows; None for what it does not, or where there is to be none."""
-        worth_it = self._node.has_sftp is None and self._peeks < _MOST_PEEKS
+        now = time.monotonic()
+        credit = min(self._credit + _PEEKS_A_S * (now - self._peeked_at), _MOST_PEEKS)
+        worth_it = self._node.has_sftp is None and credit >= 1
         if not worth_it or not 0 < len(reads) <= _MOST_FILES:
             return [None] * len(reads)
-        self._peeks += 1
+        self._credit, self._peeked_at = credit - 1, now
         pieces = [(read.path, read.offset, read.length) for read in reads]
         *answers, rest = self._node.request(readings.peek_script(pieces)).split(b"\0")
         if rest or len(answers) != len(reads):

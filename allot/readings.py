@@ -5,7 +5,7 @@ Rules: pure; nothing is changed on the node.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from allot.script import quote
 
@@ -36,6 +36,13 @@ def sizes_script(files: Iterable[str]) -> str:
     return "\n".join(f"stat -L -c %s -- {quote(file)} 2>/dev/null || echo -" for file in files)
 
 
+def begun_script(files: Sequence[str]) -> str:
+    """Bash that prints the number, from 0 on, of each file that is there and not empty."""
+    names = " ".join(map(quote, files))
+    return f"__allot_i=0; for __allot_f in {names}; do {_BEGUN}; done"
+
+
+_BEGUN = r"""[[ ! -s $__allot_f ]] || printf '%d\n' "$__allot_i"; ((++__allot_i))"""
 _READ = r"""
 __allot_read() {
   [[ -e $1 ]] || { echo -; return; }

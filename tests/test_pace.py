@@ -71,14 +71,12 @@ def test_who_tells_nobody_is_looked_after_quickly_at_first(harvest: Harvest, clo
 
 
 def test_who_tells_of_its_end_is_looked_after_rarely(harvest: Harvest, clock: Clock) -> None:
-    """A poll interval while things move, five after a long silence."""
+    """Every five poll intervals, whatever happens."""
     pace, task = Pace(POLL_S), running(harvest, clock)
     pace.note_moved()
-    seen = []
-    for silence in (0.0, 10.0, 60.0, 1000.0):
+    for silence in (0.0, 1000.0):
         clock.now = 1000.0 + silence
-        seen.append(read_after(pace, task, clock))
-    assert seen == pytest.approx([POLL_S, POLL_S, 3.0, 5.0])
+        assert read_after(pace, task, clock) == pytest.approx(5 * POLL_S)
 
 
 def test_a_start_is_looked_for_soon_and_again_until_it_is_heard(
@@ -103,17 +101,17 @@ def looks_until(harvest: Harvest, output: Output, clock: Clock, seconds: float) 
 
 
 def test_a_silent_output_is_looked_at_less_often(harvest: Harvest, clock: Clock) -> None:
-    """Never late by more than a twentieth of its silence or a poll interval, at most by five."""
+    """Never late by more than a tenth of its silence or a poll interval, at most by five."""
     output = running(harvest, clock).output
     output.watch.grew_at = clock.now
     seen = looks_until(harvest, output, clock, 300.0)
     pauses = [after - before for before, after in pairwise(seen)]
     assert seen[0] == pytest.approx(0.1)
     assert all(
-        pause <= max(POLL_S, 0.05 * after) + 1e-6
+        pause <= max(POLL_S, 0.1 * after) + 1e-6
         for pause, after in zip(pauses, seen[1:], strict=True)
     )
-    assert pauses[:10] == pytest.approx([POLL_S] * 10)
+    assert pauses[:5] == pytest.approx([POLL_S] * 5)
     assert pauses[-10:] == pytest.approx([5 * POLL_S] * 10)
     assert harvest.next_look([]) == float("inf")
 
