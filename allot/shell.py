@@ -1,8 +1,8 @@
 """The Bash that is kept open on a node: how requests are framed, and notices picked out.
 
 Rules: one request at a time; a request that did not arrive whole runs not at all; every wait has
-a deadline; what comes between the marks of a request is its output, less the notices. The marks
-themselves are nobody's business but this module's.
+a deadline; what comes from a request on to its mark is its output, less the notices. The mark
+itself is nobody's business but this module's.
 """
 
 from __future__ import annotations
@@ -26,12 +26,10 @@ _NOT_FOUND = 127
 _STATUS_WAIT_S = 0.5
 _EMPTY_ANSWERS = b"\n" * 8
 # A request is read as a whole by its length (in bytes: LC_ALL=C), then run; where the connection
-# breaks before, read fails and nothing runs; nor does what is read late, when nobody hears the
-# answer any more. The marks must not stand in the request as they are, for that may be echoed.
+# breaks before, read fails and nothing runs. The mark must not stand in the request as it is, for
+# that may be echoed.
 _FUNCTIONS = r"""
-__allot_in() {
-  LC_ALL=C IFS= read -r -N "$1" __allot_request && printf '\036TOKEN %s begin\n' "$2" || exit
-}
+__allot_in() { LC_ALL=C IFS= read -r -N "$1" __allot_request || exit; }
 __allot_out() { printf '\036TOKEN %s end\n' "$1"; }
 """
 _NOTICE = re.compile(rb"\x1eallot ([^\n]*)\n")
@@ -98,21 +96,21 @@ class KeptShell:
         """
         data = script.encode("utf-8", "surrogateescape")
         if self._started:
-            self._read_stderr()
+            self.listen()
+            if not self._buffer.startswith(b"\x1e"):
+                self._buffer.clear()  # no part of a notice, and none of what is asked for now
             self._stderr.clear()  # what came before hardly explains how this one ends
         self._number += 1
-        begin, end = (f"\x1e{self._token} {self._number} {mark}\n" for mark in ("begin", "end"))
+        end = f"\x1e{self._token} {self._number} end\n"
         # Short, for Bash reads it byte by byte; what is left of it where the connection breaks
         # runs nothing.
         frame = (
-            f"__allot_in {len(data)} {self._number};"
+            f"__allot_in {len(data)};"
             f'eval "$__allot_request" </dev/null;__allot_out {self._number}\n'
         )
         self._channel.settimeout(max(deadline - time.monotonic(), 0.01))
         self._send(frame.encode() + data)
-        output = self._read_until(end.encode(), deadline)
-        _, _, output = output.partition(begin.encode())
-        return output
+        return self._read_until(end.encode(), deadline)
 
     def _send(self, data: bytes) -> None:
         try:

@@ -651,17 +651,6 @@ def test_a_directory_that_cannot_be_made_is_told(make_node: Callable[..., LocalN
     assert reply == f"failed {node.directory}\n".encode()
 
 
-def test_a_request_that_is_read_late_does_nothing(tmp_path: Path) -> None:
-    """A Bash whose client has gone does not do what that had still asked for."""
-    node = LocalNode(tmp_path / "home")
-    assert node.channel.process.stdout is not None
-    node.channel.process.stdout.close()
-    with pytest.raises(ValueError, match="closed"):
-        node.request("touch ~/ran")
-    node.channel.hang_up()
-    assert not (node.home / "ran").exists()
-
-
 def test_what_lies_on_the_node_is_for_its_owner_only(node: LocalNode) -> None:
     """Nobody else can read what is kept on the node."""
     for path in (node.home / ".allot", node.directory):

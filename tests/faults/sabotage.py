@@ -30,28 +30,21 @@ def apply(name: str) -> None:
 
 
 def _no_claim() -> None:
-    """Whoever asks for an attempt gets the claim for it, even a client that has gone meanwhile."""
-    from allot import script, shell  # noqa: PLC0415
+    """Whoever asks for an attempt gets the claim for it."""
+    from allot import script  # noqa: PLC0415
 
-    script._FUNCTIONS = _replace(
-        script._FUNCTIONS,
+    text = script._FUNCTIONS
+    for line, instead in (
         (r"(?<=__allot_claim\(\) \{\n)  \[\[ ! -e \$claim \]\] \|\| .*\n", ""),
         (
             r"(?<=  __allot_take \"\$claim\" \"\$me \$ticks \$__allot_boot\") \|\| \{",
             " || true || {",
         ),
-    )
-    shell._FUNCTIONS = _replace(
-        shell._FUNCTIONS, (r"(?<=__allot_request )&& (printf .*) \|\| exit", r"|| exit; \1")
-    )
-
-
-def _replace(text: str, *changes: tuple[str, str]) -> str:
-    for pattern, instead in changes:
-        text, found = re.subn(pattern, instead, text)
+    ):
+        text, found = re.subn(line, instead, text)
         if found != 1:
-            raise NothingToSabotageError(f"{pattern!r} is not once in the Bash of Allot")
-    return text
+            raise NothingToSabotageError(f"{line!r} is not once in the Bash of allot.script")
+    script._FUNCTIONS = text
 
 
 def _no_offset() -> None:
