@@ -17,7 +17,7 @@ from allot.output import Data, Reader, SftpReader, ShellReader
 
 _MOST_PEEKS = 10
 _PEEKS_A_S = 0.5  # so many for ever; more only until there were 10 more than that
-_MOST_FILES = 8
+_MOST_FILES = 32
 
 
 class NodeReader:
