@@ -185,7 +185,10 @@ class KeptShell:
 
         It is called at once where there is already; None takes an earlier call back.
         """
-        self._channel.in_buffer.set_event(_Bell(call) if call else threading.Event())
+        bell = _Bell(call) if call else threading.Event()
+        self._channel.in_buffer.set_event(bell)
+        if self._notices:  # heard by a request that nobody expected them of
+            bell.set()
 
     def _without_notices(self, data: bytes) -> bytes:
         def take(found: re.Match[bytes]) -> bytes:

@@ -185,8 +185,11 @@ def test_who_waits_is_called_once_when_something_is_heard(five_nodes: SshdNodes)
         node.when_heard(None)
         node.request("rm go; printf '\\036allot more\\n' >&3")
         assert calls == ["notice"]
+        node.when_heard(lambda: calls.append("more"))
+        assert calls == ["notice", "more"]
+        assert node.take_notices() == ["more"]
         node.when_heard(lambda: calls.append("end"))
-    wait_until(lambda: calls == ["notice", "end"], 10, lambda: f"{calls}")
+    wait_until(lambda: calls == ["notice", "more", "end"], 10, lambda: f"{calls}")
 
 
 def test_a_bash_that_ended_is_noticed_though_others_hold_its_channel(five_nodes: SshdNodes) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from bench import peers
-from bench.clients import job, with_asyncssh
+from bench.clients import job, with_asyncssh, with_paramiko
 from bench.figures import Goal, Measure, Row, ratio
 from bench.rig import client, sshd_site
 
@@ -22,6 +22,7 @@ def _contenders(quick: bool) -> Iterator[Mapping[str, Measure]]:
             own = {
                 "Allot": client(job.one_each, site),
                 "asyncssh": client(with_asyncssh.one_each, site),
+                "paramiko": client(with_paramiko.one_each, site),
                 **peers.clush(site),
                 **peers.pdsh(site),
             }
