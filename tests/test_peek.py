@@ -12,9 +12,14 @@ from hypothesis import strategies as st
 from nodes import open_gateway, reach
 
 from allot import LoopbackNodes
+from allot.claims import Claims
 from allot.errors import ConnectionFailedError
+from allot.harvest import Harvest
+from allot.model import Progress
 from allot.node import FileRead, Node
 from allot.peek import NodeReader
+from allot.probe import Sharing
+from allot.script import Launch
 
 # One connection serves all examples of a test: its fixture is begun once on purpose.
 ON_ONE_NODE = settings(
@@ -117,3 +122,28 @@ def test_a_shell_that_answers_rubbish_is_a_broken_connection(node: Node, tmp_pat
     node.request("""printf() { builtin printf "$@" | tr -d '\\0'; }""")
     with pytest.raises(ConnectionFailedError, match="garbled answer of its shell"):
         NodeReader(node).read([FileRead(str(tmp_path), 0, 10)])
+
+
+def test_outputs_that_are_empty_are_looked_at_all_the_same(node: Node, tmp_path: Path) -> None:
+    """Whichever begins, with or without progress in it, is seen at the next look, and only that."""
+    launches = [
+        Launch(number, 0, 0, tmp_path / f"it's {number} \u00e4.out", None, None, {}, "true")
+        for number in range(12)
+    ]
+    sharing = Sharing(False, False)
+    harvest = Harvest(node, "job", Claims(tmp_path), sharing, tmp_path, poll_interval=1e-6)
+    outputs = [harvest.output(launch) for launch in launches]
+    for launch in launches[:6]:
+        launch.output_file.touch()
+    assert list(harvest.look(outputs)) == []
+    seen = []
+    for number, text in ((3, "\x021/4\x03"), (9, "just words\n"), (7, "\x023/4\x03")):
+        launches[number].output_file.write_text(text)
+        seen.append([(one.files[0], progress) for one, progress in harvest.look(outputs)])
+    assert seen == [
+        [(launches[3].output_file, Progress(1, 4))],
+        [],
+        [(launches[7].output_file, Progress(3, 4))],
+    ]
+    launches[3].output_file.write_text("\x021/4\x03\x022/4\x03")
+    assert [progress for _, progress in harvest.look(outputs)] == [Progress(2, 4)]
