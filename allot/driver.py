@@ -266,13 +266,16 @@ class NodeDriver:
         if self._cancels:
             self._cancels = self._foothold.cancel(self._cancels)
 
-    def _read_events(self) -> None:
+    def _read_events(self, reader: Reader | None = None) -> None:
+        """Take in what is new; by default along with the outputs that are looked at next."""
         if not self._tasks:
             return
         self._pace.note_read()
         try:
-            looked_at = [task.output for task in self._tasks.values() if task.recorders]
-            for before, events in self._events.read(self._harvest.reader_along(looked_at)):
+            if reader is None:
+                looked_at = [task.output for task in self._tasks.values() if task.recorders]
+                reader = self._harvest.reader_along(looked_at)
+            for before, events in self._events.read(reader):
                 for event in events:
                     self._note(event, before)
         except OSError as error:
@@ -341,9 +344,8 @@ class NodeDriver:
         self._ask_again([task for task in running if not task.recorders], now)
         running = [task for task in running if task.recorders]
         asked = [recorder for task in running for recorder in task.recorders]
-        request = questions.alive_script(asked)
-        reply = self.node.request(request).decode("ascii", "replace").split()
-        boot_id, clock, room, *pids = reply
+        reply = self.node.request(questions.alive_script(asked)).decode("ascii", "replace")
+        boot_id, clock, room, *pids = reply.split()
         alive = {int(pid) for pid in pids if pid.isdecimal()}
         self._set_clock(clock)
         self._complaint = FULL_HOME if room == "full" else ""
@@ -352,10 +354,11 @@ class NodeDriver:
         if not dead:
             return
         self._events.reopen(self._harvest.node_reader)
-        self._read_events()
+        self._read_events(self._harvest.node_reader)
         self._finish()
         for task in dead:
-            if task.key in self._tasks and task.ended is None:
+            is_taken_over = not task.recorders.issubset(asked)
+            if task.key in self._tasks and task.ended is None and not is_taken_over:
                 self._give_up(task, rebooted=rebooted)
 
     def _ask_again(self, unheard: Sequence[Running], now: float) -> None:

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 import paramiko
+from paramiko.common import MSG_CHANNEL_REQUEST
 
 from allot.errors import ConnectionFailedError, NodeError
 from allot.faults import GARBLED, HOST_ERRORS, translate
@@ -278,6 +279,26 @@ def _alive_interval(login: Login) -> float:
     return login.server_alive_interval or KEEPALIVE_S
 
 
+_HANDLERS = paramiko.Transport._channel_handler_table  # type: ignore[attr-defined] # not in its stubs
+
+
+def _note_exit_signal(channel: paramiko.Channel, message: paramiko.Message) -> None:
+    place = message.packet.tell()
+    if message.get_text() == "exit-signal":
+        channel.status_event.set()
+    message.packet.seek(place)
+    _HANDLERS[MSG_CHANNEL_REQUEST](channel, message)
+
+
+class _Transport(paramiko.Transport):
+    """Takes a program that a signal ended for one that has ended (RFC 4254, section 6.10).
+
+    paramiko passes that message over; what the program left running may hold the channel open.
+    """
+
+    _channel_handler_table = {**_HANDLERS, MSG_CHANNEL_REQUEST: _note_exit_signal}  # noqa: RUF012
+
+
 @dataclass(frozen=True)
 class _TransportFactory:
     """Makes the transport of one connection: names its thread, asks for keys on record.
@@ -292,7 +313,7 @@ class _TransportFactory:
 
     def __call__(self, sock: Any, **options_of_paramiko: object) -> paramiko.Transport:
         del options_of_paramiko
-        transport = paramiko.Transport(sock)
+        transport = _Transport(sock)
         transport.name = f"allot-ssh-{self.name}"
         transport.handshake_timeout = self.timeout
         options = transport.get_security_options()

@@ -192,8 +192,15 @@ class Node:
                 back what an earlier call asked for.
         """
         session = self._session
-        if session is not None:
-            session.shell.when_heard(call)
+        if session is None:
+            return
+        # What came right behind the answer to a request is in nobody's hands any more.
+        if call is not None and self._shell_lock.acquire(blocking=False):
+            try:
+                session.shell.listen()
+            finally:
+                self._shell_lock.release()
+        session.shell.when_heard(call)
 
     def open_sftp(self) -> bool:
         """Open the SFTP session, unless it is open.

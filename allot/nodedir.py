@@ -70,22 +70,26 @@ __allot_is_alone() {
     [[ $job == "${__allot_dir%/*}/" ]] || return
   done
 }
-__allot_all_ended() {
+__allot_find_open() {
   local kind p a rest
-  local -A open=()
   while read -r kind p a rest; do
     case $kind in
       *S) open[$p.$a]=yes ;;
       *[ECX]) unset "open[$p.$a]" ;;
     esac
   done < "$1"
+}
+__allot_all_ended() {
+  local -A open=()
+  __allot_find_open "$1"
   [[ ${#open[@]} == 0 ]]
 }
 __allot_is_guarded() {
-  local file pid ticks boot
-  local -A known=()
-  for file in "$__allot_dir"/[0-9]*.*[0-9]; do
-    read -r pid ticks boot < "$file" || continue
+  local attempt pid ticks boot
+  local -A known=() open=()
+  __allot_find_open "$__allot_dir/events"
+  for attempt in "${!open[@]}"; do
+    read -r pid ticks boot < "$__allot_dir/$attempt" || continue
     [[ -z ${known[$pid.$ticks]} ]] || continue
     known[$pid.$ticks]=yes
     [[ $boot != "$__allot_boot" ]] || ! __allot_is "$pid" "$ticks" || return 0

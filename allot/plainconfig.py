@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+_PLAIN = re.compile(r"[\t -~]*")
 _LINE = re.compile(r"([A-Za-z0-9]+)(?:\s*=\s*|\s+)(.*)")
 _PATTERNS = re.compile(r"!?[A-Za-z0-9._*?-]+(?:\s+!?[A-Za-z0-9._*?-]+)*")
 _NAME = r"(?!(?:.*\.)?0x)[a-z0-9._-]*[a-z][a-z0-9._-]*"  # 0x7f.1 is an address
@@ -37,8 +38,11 @@ _OBEYED = {
     "proxyjump": re.compile(r"(?:[A-Za-z0-9._-]+@)?[a-z0-9._-]+(?::[1-9]\d{0,3})?"),
 }
 _LISTS = {"identityfile", "certificatefile"}
-# They decide on others, or what they say is no plain value.
-_DARK = {"canonicalizehostname", "canonicaldomains", "identityagent", "proxycommand"}
+# They decide on others, are other names of them, or what they say is no plain value.
+_DARK = {
+    *("canonicalizehostname", "canonicaldomains", "identityagent", "proxycommand"),
+    *("identityfile2", "batchmode", "protocolkeepalives", "setuptimeout"),
+}
 
 
 class Block:
@@ -71,11 +75,12 @@ class Block:
 def parse_plain(text: str) -> list[Block] | None:
     """Read a configuration file; None where its parts cannot be told apart beyond doubt."""
     blocks = [Block("*")]
-    for line in map(str.strip, text.splitlines()):
+    # OpenSSH has no other ends of lines and white space than these.
+    for line in [line.strip(" \t\r") for line in text.split("\n")]:
         if not line or line.startswith("#"):
             continue
         found = _LINE.fullmatch(line)
-        if found is None:
+        if found is None or not _PLAIN.fullmatch(line):
             return None
         keyword, value = found[1].lower(), found[2]
         if keyword in ("match", "include"):

@@ -177,7 +177,9 @@ def _texts(ssh_config: Path | None) -> list[str] | None:
     try:
         own = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh/config"
         files = [own, _SYSTEM_CONFIG] if ssh_config is None else [ssh_config]
-        texts = [file.read_text() for file in files if ssh_config is not None or file.exists()]
+        texts = [
+            file.read_bytes().decode() for file in files if ssh_config is not None or file.exists()
+        ]
     except (KeyError, OSError, UnicodeError):
         return None
     return [

@@ -45,7 +45,7 @@ class Timetable:
     def enter(self, seat: Seat, turn: Turn) -> None:
         """Enter a node's next turn, after this one."""
         now = time.monotonic()
-        if seat.due is not None and turn.pause:
+        if seat.due is not None and turn.pause and not turn.error:
             pause = turn.pause if turn.reports else max(turn.pause, self._nodes / _QUIET_TURNS_A_S)
             seat.due = rounded_up(max(seat.due, now + pause), pause * _TOGETHER)
         self._plan(seat, now)

@@ -192,14 +192,17 @@ def test_who_waits_is_called_once_when_something_is_heard(five_nodes: SshdNodes)
     wait_until(lambda: calls == ["notice", "more", "end"], 10, lambda: f"{calls}")
 
 
-def test_a_bash_that_ended_is_noticed_though_others_hold_its_channel(five_nodes: SshdNodes) -> None:
+@pytest.mark.parametrize("end", ["exit 3", "kill -9 $$", "trap - TERM; kill $$"])
+def test_a_bash_that_ended_is_noticed_though_others_hold_its_channel(
+    five_nodes: SshdNodes, end: str
+) -> None:
     """What it has left running keeps stdout open, and the request fails all the same."""
     with connected(five_nodes) as node:
         with pytest.raises(ConnectionFailedError, match="the connection broke"):
-            node.request("sleep 60 & exit 3", timeout=60)
+            node.request(f"sleep 60 & echo $! > left; {end}", timeout=60)
         assert not node.is_connected
         node.connect()
-        assert node.request("pkill -u $UID -x sleep; echo ok") == b"ok\n"
+        assert node.request("kill $(< left) && rm left && echo ok") == b"ok\n"
 
 
 @pytest.fixture

@@ -129,3 +129,14 @@ def test_jobs_that_ended_long_ago_are_swept(
     assert old.parent.exists() is not is_swept
     assert mine.exists()
     assert node.directory.exists()
+
+
+def test_a_recorder_that_waits_for_another_client_keeps_no_directory(
+    make_node: Callable[..., LocalNode],
+) -> None:
+    """The Bash of a client that is gone without a word may stay for long, with its recorders."""
+    old, new = make_node(), make_node()
+    old.prepare()
+    old.run(old.launch("true"))
+    new.prepare(generation=2)
+    assert new.request(script.clean_up_script(2)) == b"gone\n"

@@ -52,6 +52,17 @@ def blocks() -> st.SearchStrategy[str]:
     )
 
 
+@pytest.mark.parametrize("mark", ["\f", "\v", "\x1c", "\x85", "\u2028", "\r"])
+def test_a_line_ends_where_openssh_ends_it(mark: str) -> None:
+    """What Python takes for an end of line leaves the rest in the comment, or all untold."""
+    text = f"# a comment{mark}Port 77\nUser alice\n"
+    blocks = parse_plain(text)
+    assert blocks is not None
+    assert look_up(blocks, "ws01") == {"hostname": ["ws01"], "user": ["alice"]}
+    assert parse_plain(f"User alice{mark}x\n") is None
+    assert look_up(parse_plain("IdentityFile2 /k\n") or [], "ws01") is None
+
+
 @needs_ssh
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(text=blocks(), first=st.sampled_from(HOSTS), port=st.none() | st.just(4000))
