@@ -101,7 +101,7 @@ class SshdNode:
 
     def kill(self) -> None:
         """The node loses its power: server, sessions and tasks die at once."""
-        self._stop_listening()
+        self.freeze()  # or who dies last would write down that the others did
         kill_all(self.processes)
         self._reap()
 
