@@ -176,13 +176,15 @@ class Node:
         session = self._session
         if session is None:
             return []
-        shell = session.shell
+        self._listen(session.shell)
+        return session.shell.take_notices()
+
+    def _listen(self, shell: KeptShell) -> None:
         if self._shell_lock.acquire(blocking=False):  # else the request under way collects them
             try:
                 shell.listen()
             finally:
                 self._shell_lock.release()
-        return shell.take_notices()
 
     def when_heard(self, call: Callable[[], None] | None) -> None:
         """Have something called once, as soon as there may be notices or the connection is gone.
@@ -195,11 +197,8 @@ class Node:
         if session is None:
             return
         # What came right behind the answer to a request is in nobody's hands any more.
-        if call is not None and self._shell_lock.acquire(blocking=False):
-            try:
-                session.shell.listen()
-            finally:
-                self._shell_lock.release()
+        if call is not None:
+            self._listen(session.shell)
         session.shell.when_heard(call)
 
     def open_sftp(self) -> bool:
