@@ -368,7 +368,8 @@ class Monitor(Watched):
 
     def _apply(self, seat: Seat, turn: Turn) -> bool:
         before = standing(seat)
-        self._foreman.apply(seat, turn)
+        with self.changed:  # who waits sees all of a turn, or nothing of it
+            self._foreman.apply(seat, turn)
         self._timetable.enter(seat, turn)
         return bool(turn.reports or turn.unsent or turn.error) or standing(seat) != before
 

@@ -34,6 +34,7 @@ from allot.model import NodeHealth
 from allot.node import FileRead
 from allot.probe import NodeFacts, Sharing
 from allot.script import Launch
+from allot.seats import Seat
 from allot.stage import Stager
 from allot.tree import Trees
 from allot.turns import Began, Finished, Mail
@@ -318,9 +319,17 @@ def test_tasks_that_could_not_be_sent_wait_again(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Their node went before it was asked for them: they did not start, and that is said."""
+    """Their node went before it was asked for them: they did not start, and that is said.
+
+    Also where it takes the monitor a while to note the broken turn, whose first half says that the
+    node is out of reach.
+    """
     nodes = sshd_nodes(1)
-    choose = sys.modules["allot.muster"].choose
+    choose, take_back = sys.modules["allot.muster"].choose, Seat.take_back
+
+    def take_back_slowly(*arguments: Any, **options: Any) -> None:
+        take_back(*arguments, **options)
+        time.sleep(0.3)
 
     def choose_and_cut(*arguments: Any) -> Any:
         chosen = choose(*arguments)
@@ -328,6 +337,7 @@ def test_tasks_that_could_not_be_sent_wait_again(
         return chosen
 
     monkeypatch.setattr("allot.muster.choose", choose_and_cut)
+    monkeypatch.setattr(Seat, "take_back", take_back_slowly)
     with run(nodes, tmp_path, lambda _: "true", ntasks_per_node=2, ntasks=5) as cluster:
         assert {task.state for task in cluster.tasks} == {TaskState.PENDING}
     told = capsys.readouterr().err
