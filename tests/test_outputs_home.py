@@ -31,6 +31,7 @@ from allot.errors import ConnectionFailedError
 from allot.events import Started, parse_events
 from allot.harvest import Harvest
 from allot.model import NodeHealth
+from allot.monitor import Monitor
 from allot.node import FileRead
 from allot.probe import NodeFacts, Sharing
 from allot.script import Launch
@@ -321,15 +322,21 @@ def test_tasks_that_could_not_be_sent_wait_again(
 ) -> None:
     """Their node went before it was asked for them: they did not start, and that is said.
 
-    Also where it takes the monitor a while to note the broken turn, whose first half says that the
-    node is out of reach.
+    Also where one looks while the monitor notes the broken turn: that the node is out of reach
+    comes before that its tasks wait again.
     """
     nodes = sshd_nodes(1)
     choose, take_back = sys.modules["allot.muster"].choose, Seat.take_back
+    hear, half_noted = Monitor.wait_until_heard, threading.Event()
 
     def take_back_slowly(*arguments: Any, **options: Any) -> None:
         take_back(*arguments, **options)
+        half_noted.set()
         time.sleep(0.3)
+
+    def hear_then(monitor: Monitor, timeout: float) -> None:
+        assert half_noted.wait(S)
+        hear(monitor, timeout)
 
     def choose_and_cut(*arguments: Any) -> Any:
         chosen = choose(*arguments)
@@ -338,6 +345,7 @@ def test_tasks_that_could_not_be_sent_wait_again(
 
     monkeypatch.setattr("allot.muster.choose", choose_and_cut)
     monkeypatch.setattr(Seat, "take_back", take_back_slowly)
+    monkeypatch.setattr(Monitor, "wait_until_heard", hear_then)
     with run(nodes, tmp_path, lambda _: "true", ntasks_per_node=2, ntasks=5) as cluster:
         assert {task.state for task in cluster.tasks} == {TaskState.PENDING}
     told = capsys.readouterr().err
