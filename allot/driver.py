@@ -381,7 +381,7 @@ class NodeDriver:
     def _give_up(self, task: Running, *, rebooted: bool) -> None:
         task.lost = TaskState.NODE_FAIL if rebooted else TaskState.FAILED
         if not rebooted:
-            self._cancels[task.key] = CancelOrder(*task.key, grace=0.0)
+            self._cancels[task.key] = CancelOrder(*task.key, grace=0.0, is_lost=True)
         now = time.time() - self._clock_offset
         task.ended = Ended(*task.key, 0, True, now, Cause.END)  # its output is brought home first
 

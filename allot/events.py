@@ -11,7 +11,7 @@ line is never taken for a whole one, and is one of::
 
 ``pid`` and ``start ticks`` (field 22 of ``/proc/<pid>/stat``, see proc(5)) name the process that
 records the task's end; one that lost the race for the claim has written a start line as well.
-``cause`` is ``end``, ``cancel`` or ``timeout``. The times are the node's clock.
+``cause`` is ``end``, ``cancel``, ``timeout`` or ``lost``. The times are the node's clock.
 
 Each line begins with the only capital letter in it. What a full disk left of a line may stand
 before a whole one, and is cut off there.
@@ -33,7 +33,7 @@ MAX_LINE = 256
 _NUMBER = rb"(\d{1,18})"
 _TIME = rb"(\d{1,15}(?:[.,]\d{1,9})?)"
 _START = re.compile(rb"S %b %b %b %b %b \." % (_NUMBER, _NUMBER, _NUMBER, _NUMBER, _TIME))
-_CAUSE = rb"(end|cancel|timeout)"
+_CAUSE = rb"(end|cancel|timeout|lost)"
 _END = re.compile(rb"E %b %b (\d{1,3}) ([01]) %b %b \." % (_NUMBER, _NUMBER, _CAUSE, _TIME))
 _WORD = rb"([a-z]{1,20})"
 _REFUSAL = re.compile(rb"X %b %b %b %b \." % (_NUMBER, _NUMBER, _WORD, _TIME))
@@ -51,6 +51,8 @@ class Cause(str, Enum):
     """It was ended by order of the client."""
     TIMEOUT = "timeout"
     """It was ended when its time limit was over."""
+    LOST = "lost"
+    """Its recorder was gone; what was left of it was ended."""
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ from __future__ import annotations
 # might belong to another one meanwhile. Between two looks at all of /proc only what was found is
 # watched. What is stopped gets CONT, or it would not see its TERM.
 #
-# An order is the time of the KILL, the earliest of those asked for. It is written down before the
-# claim is tried, and the guard told last: it finds the order whenever the signal comes. A TERM
-# without an order (a shutdown's) ends no task.
+# An order is the time of the KILL, the earliest of those asked for, and what for: it was wished, or
+# the client gave the attempt up, and may die before it says so anywhere else. It is written down
+# before the claim is tried, and the guard told last: it finds the order whenever the signal comes.
+# A TERM without an order (a shutdown's) ends no task.
 FUNCTIONS = r"""
 __allot_never=$((1 << 60))
 __allot_stat() {
@@ -152,12 +153,13 @@ __allot_stop() {
   [[ -z $task ]] || __allot_kill
 }
 __allot_ordered() {
-  local until= now
+  local until= why= now
   [[ -n $claim && -e $claim.cancel ]] || return
-  read -r until < "$claim.cancel"
+  read -r until why < "$claim.cancel"
   __allot_now
   [[ $until =~ ^[0-9]+$ ]] || until=$((now + 1000))
-  __allot_stop cancel $((until - now))
+  [[ $why == lost ]] || why=cancel
+  __allot_stop "$why" $((until - now))
 }
 __allot_time() {
   ALLOT_TASK=$mark sleep "$__allot_limit" || return
@@ -195,15 +197,18 @@ __allot_replace() {
   __allot_note S "$p" "$a" "$1" "${stat[19]}"
   printf '%s\n' "$1 ${stat[19]} $__allot_boot" >| "$claim"
 }
+__allot_unstarted() {
+  if [[ $2 == lost ]]; then "$1" X "$p" "$a" unheard; else "$1" C "$p" "$a"; fi
+}
 __allot_cancel() {
   local p=$1 a=$2 claim=$__allot_dir/$1.$2 mark=$__allot_job/$1/$2 pid= ticks= boot=
   local now until old=
   __allot_now
   until=$((now + $3))
-  [[ ! -e $claim.cancel ]] || read -r old < "$claim.cancel"
-  [[ $old =~ ^[0-9]+$ ]] && ((old <= until)) || printf '%s\n' "$until" >| "$claim.cancel"
-  if __allot_take "$claim" cancelled; then
-    __allot_note C "$p" "$a" || printf 'failed %s %s\n' "$p" "$a"
+  [[ ! -e $claim.cancel ]] || read -r old _ < "$claim.cancel"
+  [[ $old =~ ^[0-9]+$ ]] && ((old <= until)) || printf '%s\n' "$until $4" >| "$claim.cancel"
+  if __allot_take "$claim" "cancelled $4"; then
+    __allot_unstarted __allot_note "$4" || printf 'failed %s %s\n' "$p" "$a"
     return
   fi
   read -r pid ticks boot < "$claim" || [[ -e $claim ]] || {
@@ -215,14 +220,14 @@ __allot_cancel() {
   elif __allot_has_ended; then
     :
   elif [[ $pid == cancelled ]]; then
-    __allot_note C "$p" "$a" || printf 'failed %s %s\n' "$p" "$a"
+    __allot_unstarted __allot_note "$ticks" || printf 'failed %s %s\n' "$p" "$a"
   else
     trap '' TERM
     set -m
     ( trap - PIPE
       exec </dev/null >/dev/null 3>&- 10<&-
       __allot_let_go
-      __allot_bury cancel "$3" ) &
+      __allot_bury "$4" "$3" ) &
     set +m
     trap - TERM
     __allot_replace "$!"

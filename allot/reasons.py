@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from allot.model import TaskState
 
+_UNHEARD = "its node never told that it started"
 REFUSALS = {
     "events": "the home directory of the node cannot be written to (disk full or read-only?)",
     "output": "its output file cannot be written on the node: {launch.output_file}",
     "error": "its error file cannot be written on the node: {launch.error_file}",
     "cwd": "its working directory cannot be entered on the node: {launch.cwd}",
+    "unheard": _UNHEARD,
 }
 _LOST = {
     TaskState.FAILED: (
@@ -23,7 +25,7 @@ WARNINGS = {
     "setup": "setup failed",
     "full": "the file system of its output is full on the node (or a quota there is used up)",
     "gone": "the job's directory in ~/.allot on the node was removed",
-    "unheard": "its node never told that it started",
+    "unheard": _UNHEARD,
 }
 
 FULL_HOME = "the file system of ~/.allot is full there: no end of a task can be written down"

@@ -24,7 +24,7 @@ class Running:
         launch: What is sent.
         output: What it writes.
         ended: What the node wrote of its end.
-        lost: It was given up: ``ended`` is no word of the node's.
+        lost: It was given up: ``ended`` is no word of its recorder's.
         recorders: Pid and start ticks of the processes that record it.
         warnings: What will explain its end.
         was_asked: The node may have been asked to start it, by this client or an earlier one.
@@ -62,6 +62,8 @@ class Running:
     def note_end(self, ended: Ended) -> None:
         """Take in what the node wrote of its end."""
         self.ended = ended
+        if ended.cause is Cause.LOST:  # by an earlier client, which died before it could say so
+            self.lost = TaskState.FAILED
         if self.output.results is not None:
             self.output.results.must_match = ended.cause is Cause.END and ended.exit_code == 0
 

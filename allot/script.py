@@ -176,11 +176,19 @@ def _in_octal(found: re.Match[str]) -> str:
 
 @dataclass(frozen=True)
 class CancelOrder:
-    """An attempt that is to end, whether it has started or not; ``grace`` is in seconds."""
+    """An attempt that is to end, whether it has started or not.
+
+    Attributes:
+        proc_id: The task.
+        attempt: Which try of it.
+        grace: Seconds between TERM and KILL.
+        is_lost: Nobody wants it to end: it is given up, and its end is written down as a loss.
+    """
 
     proc_id: int
     attempt: int
     grace: float
+    is_lost: bool = False
 
 
 def cancel_script(orders: Iterable[CancelOrder], *, generation: int) -> str:
@@ -199,7 +207,8 @@ def cancel_script(orders: Iterable[CancelOrder], *, generation: int) -> str:
         or only ``refused superseded <generation>``.
     """
     lines = "\n".join(
-        f"__allot_cancel {order.proc_id} {order.attempt} {_hundredths(order.grace)}"
+        f"__allot_cancel {order.proc_id} {order.attempt} {_hundredths(order.grace)} "
+        f"{'lost' if order.is_lost else 'cancel'}"
         for order in orders
     )
     return f"if __allot_may {generation}; then\n{lines}\nfi"
@@ -330,7 +339,7 @@ __allot_tell_again() {
   local pid= ticks= boot
   read -r pid ticks boot < "$claim" || return
   if [[ $pid == cancelled ]]
-  then __allot_note C "$p" "$a"
+  then __allot_unstarted __allot_note "$ticks"
   else __allot_note S "$p" "$a" "$pid" "$ticks"
   fi
 }
@@ -362,7 +371,8 @@ __allot_record() {
   __allot_claim || return
   begun=$__allot_noted
   if [[ $cause != end || -e $claim.cancel ]]; then
-    __allot_last C "$p" "$a" && __allot_tell "$__allot_noted"
+    __allot_ordered
+    __allot_unstarted __allot_last "$cause" && __allot_tell "$__allot_noted"
     return
   fi
   __allot_open "$out" || { __allot_refuse output; return; }

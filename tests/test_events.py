@@ -111,7 +111,7 @@ def test_each_event_is_read(line: bytes, event: Event) -> None:
         b"E 3 1 1000 1 end 17 .",
         b"E 3 1  1 end 17 .",
         b"E 3 1 0 1 END 17 .",
-        b"E 3 1 0 1 lost 17 .",
+        b"E 3 1 0 1 mislaid 17 .",
         b"W 3 1 OTHER 17 .",
         b"C 3 17 .",
         b"C 3 1 0 17 .",

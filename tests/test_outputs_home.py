@@ -279,6 +279,25 @@ def test_a_killed_recorder_fails_its_task_and_no_other(
     assert (out / "0.out").read_text() == f"{process}\n"
 
 
+def test_a_task_that_a_dying_client_gave_up_is_lost_for_the_next_one(
+    sshd_nodes: NodesFactory, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first has the rest of it ended and is gone before it tells; it is tried again."""
+    monkeypatch.setattr("allot.driver._ALIVE_S", 0.2)
+    nodes = sshd_nodes(1, private=["~", out])
+    command = "[[ $ALLOT_ATTEMPT == 1 ]] || sleep 1000"
+    with monkeypatch.context() as patch:
+        patch.setattr(Harvest, "bring_home", lambda *_: [])
+        with run(nodes, out, lambda _: command, ntasks_per_node=1, retries=1) as cluster:
+            os.kill(recorder_of(nodes.node(0), nodes.home, 0).pid, signal.SIGKILL)
+            (events,) = nodes.node(0).path(nodes.home / ".allot").glob("*/*/events")
+            wait_until(lambda: b"E 0 0 143" in events.read_bytes(), S, "nobody ended the rest")
+            assert cluster.tasks[0].state is TaskState.RUNNING
+    with Cluster.load(out, lambda ntc: Task(command, config=ntc)) as cluster:
+        (task,) = cluster.wait(S, progress=False).tasks
+    assert (task.state, task.attempt) == (TaskState.COMPLETED, 1)
+
+
 def test_an_unexpected_fault_on_one_node_stops_no_other(
     sshd_nodes: NodesFactory,
     tmp_path: Path,
@@ -540,6 +559,24 @@ def test_a_refusal_that_could_not_be_written_down_is_told(tmp_path: Path) -> Non
     assert end.state is TaskState.FAILED
     assert "home directory" in end.reason
     assert before - 1 <= end.time <= time.time() + 1
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("S 0 0 10 1 5.0 .;E 0 0 143 1 lost 6.0 .", "what records its end was killed on the node"),
+        ("X 0 0 unheard 6.0 .", "its node never told that it started"),
+    ],
+)
+def test_what_an_earlier_client_gave_up_is_no_cancellation(
+    tmp_path: Path, line: str, reason: str
+) -> None:
+    """That client had the rest of it ended, and died before it could write down what it knew."""
+    node = WordNode(notices=[line])
+    with driven(node) as driver:
+        (end,) = ends_of(lambda: driver.turn(Mail(launches(tmp_path, 1))), 1)
+    assert (end.state, end.exit_code) == (TaskState.FAILED, None)
+    assert reason in end.reason
 
 
 def test_an_end_that_is_told_needs_no_look_and_counts_once(tmp_path: Path) -> None:

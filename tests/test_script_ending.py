@@ -17,7 +17,7 @@ from localnode import JOB_ID, PATIENCE_S, LocalNode, launch_script
 from sandbox import Process, process_table, wait_until
 
 from allot import script
-from allot.events import Cancelled, Cause, Ended, Event, Started
+from allot.events import Cancelled, Cause, Ended, Event, Refused, Started
 from allot.script import CancelOrder
 
 _numbers = itertools.count(1)
@@ -43,9 +43,17 @@ class Sleep:
         return self.processes()[0].pid
 
 
-def cancel(node: LocalNode, proc_id: int = 0, *, attempt: int = 0, grace: float = 30.0) -> bytes:
+def cancel(
+    node: LocalNode,
+    proc_id: int = 0,
+    *,
+    attempt: int = 0,
+    grace: float = 30.0,
+    is_lost: bool = False,
+) -> bytes:
     """Give an order; the node's answer."""
-    return node.request(script.cancel_script([CancelOrder(proc_id, attempt, grace)], generation=1))
+    order = CancelOrder(proc_id, attempt, grace, is_lost=is_lost)
+    return node.request(script.cancel_script([order], generation=1))
 
 
 def finals(node: LocalNode, proc_id: int = 0) -> list[Event]:
@@ -262,6 +270,22 @@ def test_an_order_that_a_dying_client_left_holds(node: LocalNode) -> None:
     assert not (node.home / "ran").exists()
 
 
+def test_what_was_given_up_never_starts_and_is_no_wish(node: LocalNode) -> None:
+    """That it never started is written down as a loss, however often it is told again."""
+    unheard = [(Refused, "unheard")]
+    assert cancel(node, is_lost=True) == b""
+    node.start(node.launch("touch ~/ran"))
+    cancel(node)
+    cancel(node, is_lost=True)
+    node.wait()
+    assert [(type(one), getattr(one, "word", "")) for one in node.events()] == unheard * 2
+    (node.directory / "1.0.cancel").write_text("100 lost\n")
+    node.start(node.launch("touch ~/ran", proc_id=1))
+    node.wait()
+    assert [(type(one), getattr(one, "word", "")) for one in finals(node, 1)] == unheard
+    assert not (node.home / "ran").exists()
+
+
 @pytest.mark.parametrize("pause_s", [0.0, 0.003, 0.01])
 @pytest.mark.parametrize("others", [False, True])
 def test_cancelled_in_flight_nothing_goes_on(
@@ -330,6 +354,19 @@ def test_a_task_without_its_recorder_is_ended_all_the_same(node: LocalNode) -> N
     cancel(node)
     node.wait()
     assert only_end(node) == end
+
+
+def test_a_task_that_is_given_up_is_ended_and_told_to_be_lost(node: LocalNode) -> None:
+    """Nobody wished it to end, which the node itself remembers; a later wish changes nothing."""
+    sleep = Sleep()
+    node.start(node.launch(f"trap '' TERM; {sleep}; {sleep}"))
+    sleep.begun()
+    kill_recorder(node)
+    cancel(node, grace=600, is_lost=True)
+    cancel(node, grace=0.5)
+    node.wait()
+    assert (only_end(node).exit_code, only_end(node).cause) == (143, Cause.LOST)
+    assert sleep.processes() == marked() == []
 
 
 def test_who_takes_the_recorders_place_is_named(node: LocalNode) -> None:
