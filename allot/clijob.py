@@ -19,11 +19,11 @@ from allot.cluster import Cluster
 from allot.errors import ConfigError
 from allot.hostfile import node_names
 from allot.listing import counts_line, job_json, node_table, task_table
+from allot.logins import resolve
 from allot.model import NodeHealth, NodeStatus, TaskStatus
 from allot.orders import Order
 from allot.post import find_state_file
 from allot.roster import config_path
-from allot.sshconfig import resolve
 from allot.statefile import Remembered
 from allot.store import StoredState
 from allot.template import Template

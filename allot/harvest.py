@@ -33,10 +33,12 @@ from allot.script import Launch
 from allot.staging import Found, as_mtime, is_asked_for
 
 _LIST_S = 300.0
+MOST_INTERVALS = 5
+"""Poll intervals after which a node is looked at whose tasks are silent, at the latest."""
+
 # An output that falls silent is looked at less often: what it says then is seen late by this share
-# of the silence, at most, and by so many poll intervals.
+# of the silence, at most.
 _LAG = 0.1
-_MOST_INTERVALS = 5
 # A look may come early by this share of the poll interval: else one that is due just after a turn
 # would wait for the next turn, nearly twice the interval.
 _EARLY = 0.25
@@ -205,7 +207,7 @@ class Harvest:
     def _due_at(self, watch: Watch, least: float) -> float:
         # What is grown to by then: a share of the silence until that time, not until the last look.
         lag = _LAG / (1 - _LAG) * (watch.looked_at - watch.grew_at)
-        pause = min(max(least * self._poll_interval, lag), _MOST_INTERVALS * self._poll_interval)
+        pause = min(max(least * self._poll_interval, lag), MOST_INTERVALS * self._poll_interval)
         return max(watch.not_before, watch.looked_at + pause)
 
     def look_last(self, outputs: Sequence[Output]) -> Iterator[tuple[Output, Progress]]:

@@ -25,6 +25,7 @@ from allot.harvest import Harvest
 from allot.hostfile import node_names
 from allot.launcher import Launcher, Place
 from allot.lease import Lease
+from allot.logins import resolve
 from allot.model import NodeHealth, NodeSpec, NodeState, NodeStatus, Params
 from allot.monitor import Monitor
 from allot.node import Gateway, Node
@@ -35,7 +36,6 @@ from allot.roster import Candidate, Member, Roster
 from allot.scheduler import Demand, nominal_slots, room_objection
 from allot.seats import Seat, Terms
 from allot.settings import Settings
-from allot.sshconfig import resolve
 from allot.stage import Stager
 from allot.store import Store
 from allot.tree import Trees

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
+from allot.harvest import MOST_INTERVALS
 from allot.running import FIRST_LOOK_S, Running
 
 QUICK_S = 0.02
@@ -20,7 +21,6 @@ IDLE_LOOK_S = 15.0
 """Seconds after which a node is looked at, at the latest: a link that is gone must be noticed."""
 
 _LAG = 0.05
-_MOST_INTERVALS = 5
 
 
 class Pace:
@@ -60,4 +60,4 @@ class Pace:
         if unheard:
             soon = min(max(FIRST_LOOK_S, late), usual)
             return max(min(unheard) + FIRST_LOOK_S, self._read_at + soon)
-        return self._read_at + _MOST_INTERVALS * usual
+        return self._read_at + MOST_INTERVALS * usual

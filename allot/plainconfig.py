@@ -38,11 +38,25 @@ _OBEYED = {
     "proxyjump": re.compile(r"(?:[A-Za-z0-9._-]+@)?[a-z0-9._-]+(?::[1-9]\d{0,3})?"),
 }
 _LISTS = {"identityfile", "certificatefile"}
-# They decide on others, are other names of them, or what they say is no plain value.
-_DARK = {
-    *("canonicalizehostname", "canonicaldomains", "identityagent", "proxycommand"),
-    *("identityfile2", "batchmode", "protocolkeepalives", "setuptimeout"),
-}
+# What neither says where and how to log in, nor decides on what does. Whatever else there is, or
+# will be, may: OpenSSH is asked then.
+_NO_MATTER = """
+    addkeystoagent addressfamily bindaddress bindinterface canonicalizefallbacklocal
+    canonicalizemaxdots casignaturealgorithms channeltimeout checkhostip ciphers
+    clearallforwardings compression connectionattempts controlmaster controlpath controlpersist
+    dynamicforward enableescapecommandline escapechar exitonforwardfailure fingerprinthash
+    forkafterauthentication forwardagent forwardx11 forwardx11timeout forwardx11trusted
+    gatewayports gssapiauthentication gssapidelegatecredentials hashknownhosts
+    hostbasedacceptedalgorithms hostbasedauthentication hostkeyalgorithms ipqos
+    kbdinteractiveauthentication kbdinteractivedevices kexalgorithms localcommand localforward
+    loglevel logverbose macs numberofpasswordprompts obscurekeystroketiming
+    passwordauthentication permitlocalcommand permitremoteopen preferredauthentications
+    pubkeyacceptedalgorithms pubkeyauthentication rekeylimit remotecommand remoteforward
+    requesttty requiredrsasize revokedhostkeys sendenv serveralivecountmax sessiontype setenv
+    stdinnull streamlocalbindmask streamlocalbindunlink syslogfacility tcpkeepalive tunnel
+    tunneldevice updatehostkeys verifyhostkeydns visualhostkey xauthlocation
+"""
+_ELSEWHERE = frozenset(_NO_MATTER.split())
 
 
 class Block:
@@ -103,12 +117,14 @@ def look_up(blocks: Sequence[Block], host: str) -> dict[str, list[str]] | None:
     found: dict[str, list[str]] = {}
     for block in blocks:
         for keyword, value in block.lines if block.applies_to(host) else ():
+            if keyword in _ELSEWHERE:
+                continue
             form = _OBEYED.get(keyword)
-            if keyword in _DARK or (form is not None and not _is_plain(form, value)):
+            if form is None or not _is_plain(form, value):
                 return None
-            if form is not None and keyword in _LISTS:
+            if keyword in _LISTS:
                 found[keyword] = list(dict.fromkeys([*found.get(keyword, ()), value]))
-            elif form is not None:
+            else:
                 found.setdefault(keyword, [value])
     found = {"hostname": [host], **found}
     jump = found.get("proxyjump", [""])[0].rpartition("@")[2].partition(":")[0]

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from allot.errors import ConfigError, NodeError, NodeFileError, NotEnoughNodesError
 from allot.hostfile import parse_hostlist, parse_nodes, read_nodes
+from allot.logins import resolve
 from allot.model import NodeHealth, NodeSpec, NodeState, NodeStatus
 from allot.node import Gateway, Node
 from allot.probe import NodeFacts, NodeProbe, SharingTest, probe_node
-from allot.sshconfig import resolve
 
 _log = logging.getLogger(__name__)
 

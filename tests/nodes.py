@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sshd import SshdNodes
 
+from allot.logins import resolve
 from allot.model import NodeSpec
 from allot.node import Gateway, Node
-from allot.sshconfig import resolve
 
 
 @contextmanager

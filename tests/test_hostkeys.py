@@ -15,8 +15,9 @@ from sshd import SshdNodes
 
 from allot.errors import HostKeyError
 from allot.hostkeys import check_host_key, known_keys, preferred_types
+from allot.logins import resolve
 from allot.model import NodeSpec
-from allot.sshconfig import Login, resolve
+from allot.sshconfig import Login
 
 _KEY, _OTHER = b"key one", b"key two"
 

@@ -58,7 +58,7 @@ FLOORS = {
         ),
     ),
     2: (
-        *("watchdog", "sshconfig", "hostkeys", "sockets", "sshauth", "sftp"),
+        *("watchdog", "sshconfig", "logins", "hostkeys", "sockets", "sshauth", "sftp"),
         *("faults", "gateway", "shell", "node", "sftpserver", "sshserver", "loopback"),
         *("screen", "widgets", "progress", "tracking", "probe", "output", "along", "peek"),
         "fetch",
@@ -78,7 +78,7 @@ PURE = [*FLOORS[0], *FLOORS[1]]
 
 IMPORTERS = {
     "paramiko": {
-        *("sshconfig", "sshauth", "sftp", "faults", "gateway", "node"),
+        *("logins", "sshauth", "sftp", "faults", "gateway", "node"),
         *("sftpserver", "sshserver", "loopback"),
     },
     "tqdm": {"progress", "widgets"},

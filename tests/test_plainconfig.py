@@ -11,11 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from allot import sshconfig
+from allot import logins, sshconfig
 from allot.errors import ConfigError
+from allot.logins import resolve
 from allot.model import NodeSpec
 from allot.plainconfig import look_up, parse_plain
-from allot.sshconfig import Settings, resolve
+from allot.sshconfig import Settings
 
 needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH's client is missing")
 
@@ -60,7 +61,6 @@ def test_a_line_ends_where_openssh_ends_it(mark: str) -> None:
     assert blocks is not None
     assert look_up(blocks, "ws01") == {"hostname": ["ws01"], "user": ["alice"]}
     assert parse_plain(f"User alice{mark}x\n") is None
-    assert look_up(parse_plain("IdentityFile2 /k\n") or [], "ws01") is None
 
 
 @needs_ssh
@@ -75,8 +75,8 @@ def test_every_host_is_reached_as_openssh_reaches_it(
         config.write_text(text)
         for host in [first, *HOSTS]:
             spec = NodeSpec(host, port=port)
-            found = said(sshconfig._read_settings, spec, config)
-            assert found == said(sshconfig._ask_openssh, spec, config)
+            found = said(logins._read_settings, spec, config)
+            assert found == said(logins._ask_openssh, spec, config)
 
 
 def said(read: Callable[[NodeSpec, Path], Settings], spec: NodeSpec, config: Path) -> object:
@@ -136,6 +136,8 @@ def test_what_is_not_plain_is_left_to_openssh(text: str) -> None:
     [
         ("User $HOME", "ws01"),
         ("IdentityAgent none", "ws01"),
+        ("IdentityFile2 /k", "ws01"),
+        ("LoginElsewhere yes", "ws01"),  # of an OpenSSH to come
         ("ProxyJump me@ws01:22", "ws01"),
         ("", "WS01"),
         ("", "0x7f.1"),

@@ -9,6 +9,7 @@ import pytest
 from nodes import write_config
 
 from allot.errors import ConfigError
+from allot.logins import resolve
 from allot.model import NodeSpec
 from allot.sshconfig import (
     Login,
@@ -16,7 +17,6 @@ from allot.sshconfig import (
     parse_login,
     parse_proxy_jump,
     parse_settings,
-    resolve,
 )
 
 needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH's client is missing")
