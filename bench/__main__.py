@@ -17,6 +17,8 @@ from bench.machine import ROOT
 from bench.results import Results
 from bench.rows import ROWS
 
+_KEPT = ROOT / "bench"
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure what was asked for; see :func:`_parser`."""
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             parser.error(f"--only: there is no row {name}; there are {', '.join(names)}")
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1, not {options.rounds}")
-    directory = ROOT / ".cache/bench-quick" if options.quick else ROOT / "bench"
+    directory = ROOT / ".cache/bench-quick" if options.quick else _KEPT
     results = Results.of_now(directory / "results.json")
     failed = []
     for row in ROWS:
@@ -109,6 +111,9 @@ def write(results: Results, directory: Path) -> None:
     """Make the table and the pictures of what is known."""
     (directory / "RESULTS.md").write_text(table.markdown(results, ROWS))
     plots.draw(results, ROWS, directory / "plots")
+    if directory == _KEPT:
+        readme = ROOT / "README.md"
+        readme.write_text(table.fill_in(readme.read_text(), results, ROWS))
 
 
 if __name__ == "__main__":

@@ -9,16 +9,31 @@ from bench.figures import UNITS, Goal, Round, Row, Spread
 from bench.results import Results, spreads
 
 
+BEGIN, END = "<!-- written by bench/run: -->", "<!-- to here -->"
+"""Between these lines of README.md stands what had to be reached."""
+
+
 def markdown(results: Results, rows: Sequence[Row]) -> str:
     """The whole page."""
-    measured = [(row, rounds) for row in rows if (rounds := results.rounds(row))]
-    return "\n".join([*_head(results), *_goals(measured), *_rows(results, measured)]) + "\n"
+    measured = _measured(results, rows)
+    head = ["# What was measured", "", *_head(results)]
+    return "\n".join([*head, *_goals(measured), *_rows(results, measured)]) + "\n"
+
+
+def fill_in(readme: str, results: Results, rows: Sequence[Row]) -> str:
+    """README.md with these figures in the place of older ones."""
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    figures = [BEGIN, "", *_head(results), *_goals(_measured(results, rows)), END]
+    return before + "\n".join(figures) + after
+
+
+def _measured(results: Results, rows: Sequence[Row]) -> list[tuple[Row, Sequence[Round]]]:
+    return [(row, rounds) for row in rows if (rounds := results.rounds(row))]
 
 
 def _head(results: Results) -> Iterator[str]:
     about = machine.describe()
-    yield "# What was measured"
-    yield ""
     yield (
         f"Written by `bench/run` from `results.json`. Allot at commit {results.commit}, on "
         f"{about['cores']} cores ({about['cpu']}), {about['memory_gb']} GB, {about['system']}, "

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sandbox import IS_ROOT
 from sshd import SshdNodes
-from user import README, User
+from user import README, ROOT, User
 
 from allot import Cluster, LoopbackNodes, NodeProbe, cli, parse_nodes
 
@@ -204,3 +204,15 @@ def test_commands_run(
 
 def _first_commands() -> list[str]:
     return next(block for block in blocks("bash") if "allot run" in block).splitlines()
+
+
+def test_the_figures_are_those_of_the_last_run() -> None:
+    """What README.md shows of the goals is what bench/RESULTS.md has of them."""
+    between = README.partition("<!-- written by bench/run: -->")[2].partition("<!-- to here -->")[0]
+    results = (ROOT / "bench/RESULTS.md").read_text().partition("\n## ")[0]
+    shown, found = (
+        [line for line in text.splitlines() if line.startswith(("|", "Written by"))]
+        for text in (between, results)
+    )
+    assert len(shown) > 10
+    assert shown == found
