@@ -145,7 +145,7 @@ class NodeDriver:
             elif not (self._tasks or mail.cancels):
                 self.node.request("", timeout=_ANSWER_S)  # is it still there?
             must_read = self._take_notices() or bool(mail.cancels)
-            if must_read or self._pace.next_read(self._tasks.values()) <= time.monotonic():
+            if must_read or self._pace.is_due(self._tasks.values()):
                 self._read_events()
             self._look()
             self._finish()

@@ -16,16 +16,10 @@ from allot.along import ReadAlong
 from allot.claims import Claims
 from allot.errors import ConnectionFailedError
 from allot.fetch import Fetched, Fetcher, Wanted
+from allot.looks import Watch, first_reads, look, look_last
 from allot.model import Progress
 from allot.node import Node
-from allot.output import (
-    LocalReader,
-    Reader,
-    Watch,
-    first_reads,
-    look,
-    look_last,
-)
+from allot.output import LocalReader, Reader
 from allot.patterns import make_parser
 from allot.peek import NodeReader
 from allot.probe import Sharing
@@ -37,8 +31,8 @@ MOST_INTERVALS = 5
 """Poll intervals after which a node is looked at whose tasks are silent, at the latest."""
 
 # An output that falls silent is looked at less often: what it says then is seen late by this share
-# of the silence, at most.
-_LAG = 0.1
+# of the silence, at most; the very first that it says, by that one.
+_LAG, _FIRST_LAG = 0.1, 0.2
 # A look may come early by this share of the poll interval: else one that is due just after a turn
 # would wait for the next turn, nearly twice the interval.
 _EARLY = 0.25
@@ -65,6 +59,7 @@ class Output:
 
     Attributes:
         files: Its output file, and its error file where it has one.
+        lies_within: They lie below the directory that the client may see.
         attempt: Which try of the task.
         progress_pattern: How it tells its progress; see ``Cluster``.
         watch: How far the file that tells the progress was read.
@@ -75,6 +70,7 @@ class Output:
     """
 
     files: tuple[Path, ...]
+    lies_within: bool
     attempt: int
     progress_pattern: InitVar[str] = "allot"
     watch: Watch = field(init=False)
@@ -152,9 +148,10 @@ class Harvest:
 
     def output(self, launch: Launch) -> Output:
         """What one attempt of a task will write: its output file, and its error file if any."""
-        files = [file for file in (launch.output_file, launch.error_file) if file is not None]
+        files = tuple(one for one in (launch.output_file, launch.error_file) if one is not None)
+        within = all(file.is_relative_to(self._shared_root) for file in files)
         results = Results(launch) if launch.collect else None
-        return Output(tuple(files), launch.attempt, self._progress_pattern, results=results)
+        return Output(files, within, launch.attempt, self._progress_pattern, results=results)
 
     def reader_along(self, outputs: Sequence[Output]) -> Reader:
         """Reads files that lie on the node, and at once what the next :meth:`look` will read.
@@ -206,7 +203,8 @@ class Harvest:
 
     def _due_at(self, watch: Watch, least: float) -> float:
         # What is grown to by then: a share of the silence until that time, not until the last look.
-        lag = _LAG / (1 - _LAG) * (watch.looked_at - watch.grew_at)
+        share = _FIRST_LAG if watch.is_known_empty else _LAG
+        lag = share / (1 - share) * (watch.looked_at - watch.grew_at)
         pause = min(max(least * self._poll_interval, lag), MOST_INTERVALS * self._poll_interval)
         return max(watch.not_before, watch.looked_at + pause)
 
@@ -302,12 +300,8 @@ class Harvest:
         """Those whose files all lie in what is shared, if it is, and the others."""
         if not shared:
             return [], list(outputs)
-        inside: list[Output] = []
-        outside: list[Output] = []
-        for output in outputs:
-            within = all(file.is_relative_to(self._shared_root) for file in output.files)
-            (inside if within else outside).append(output)
-        return inside, outside
+        inside = [output for output in outputs if output.lies_within]
+        return inside, [output for output in outputs if not output.lies_within]
 
     def begin_anew(self, outputs: Sequence[Output]) -> None:
         """Forget what is under way, after a break or at the end; temporary files are removed."""

@@ -21,6 +21,7 @@ IDLE_LOOK_S = 15.0
 """Seconds after which a node is looked at, at the latest: a link that is gone must be noticed."""
 
 _LAG = 0.05
+_EARLY = 0.25
 
 
 class Pace:
@@ -43,6 +44,16 @@ class Pace:
     def note_read(self) -> None:
         """The event file was read just now."""
         self._read_at = time.monotonic()
+
+    def is_due(self, tasks: Collection[Running]) -> bool:
+        """Whether to read it in a turn that is taken anyway.
+
+        That is also a share too early where all tell: else it would need a turn of its own soon.
+        """
+        early = 0.0
+        if all(task.tells and task.recorders for task in tasks):
+            early = _EARLY * MOST_INTERVALS * self._poll_interval
+        return self.next_read(tasks) - early <= time.monotonic()
 
     def next_read(self, tasks: Collection[Running]) -> float:
         """When the event file is to be read.

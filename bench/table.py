@@ -8,7 +8,6 @@ from bench import machine
 from bench.figures import UNITS, Goal, Round, Row, Spread
 from bench.results import Results, spreads
 
-
 BEGIN, END = "<!-- written by bench/run: -->", "<!-- to here -->"
 """Between these lines of README.md stands what had to be reached."""
 

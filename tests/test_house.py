@@ -60,7 +60,7 @@ FLOORS = {
     2: (
         *("watchdog", "sshconfig", "logins", "hostkeys", "sockets", "sshauth", "sftp"),
         *("faults", "gateway", "shell", "node", "sftpserver", "sshserver", "loopback"),
-        *("screen", "widgets", "progress", "tracking", "probe", "output", "along", "peek"),
+        *("screen", "widgets", "progress", "tracking", "probe", "output", "looks", "along", "peek"),
         "fetch",
         *("tree", "sending", "claims", "records", "statefile", "lease", "store", "orders"),
     ),

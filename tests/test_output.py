@@ -17,20 +17,10 @@ from allot.along import ReadAlong
 from allot.claims import Claims
 from allot.errors import ConnectionFailedError
 from allot.harvest import Harvest
+from allot.looks import LOOK_BYTES, Watch, look, look_last
 from allot.model import Progress
 from allot.node import FileRead
-from allot.output import (
-    LOOK_BYTES,
-    Data,
-    LocalReader,
-    Reader,
-    SftpReader,
-    ShellReader,
-    Watch,
-    look,
-    look_last,
-    read_text,
-)
+from allot.output import Data, LocalReader, Reader, SftpReader, ShellReader, read_text
 from allot.patterns import MOST_LINE_BYTES, make_parser
 from allot.probe import Sharing
 from allot.script import Launch
@@ -240,6 +230,30 @@ def test_a_line_where_two_pieces_meet_is_read_whole(
     assert last_of(LocalReader(), Watch(str(path), parser=make_parser(pattern))) == Progress(
         112, 400
     )
+
+
+def test_of_an_output_full_of_markers_only_the_end_is_read(tmp_path: Path) -> None:
+    """Once it was seen to grow fast; where its end tells nothing, all that is new is read."""
+    path, gauge = tmp_path / "0.out", Gauge()
+    watch = Watch(str(path))
+
+    def told(text: bytes) -> tuple[Progress | None, int]:
+        """What a look tells after the output has got something more, and what it asked for."""
+        with path.open("ab") as file:
+            file.write(text)
+        gauge.lengths.clear()
+        look(gauge, [watch])
+        assert watch.offset == path.stat().st_size
+        return watch.told, sum(gauge.lengths)
+
+    seen = []
+    for first in (10_000, 20_000, 30_000):
+        progress, asked = told(b"".join(marker(first + n, 99_999) for n in range(10_000)))
+        assert progress == Progress(first + 9_999, 99_999)
+        seen.append(asked)
+    assert seen == [3 * LOOK_BYTES, LOOK_BYTES + 8192, LOOK_BYTES + 8192]
+    assert told(marker(50_000, 99_999) + b"nothing\n" * 9_000)[0] == Progress(50_000, 99_999)
+    assert told(marker(50_001, 99_999)) == (Progress(50_001, 99_999), LOOK_BYTES)
 
 
 def test_half_a_number_behind_a_gap_is_not_read(tmp_path: Path) -> None:

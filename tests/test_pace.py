@@ -79,6 +79,25 @@ def test_who_tells_of_its_end_is_looked_after_rarely(harvest: Harvest, clock: Cl
         assert read_after(pace, task, clock) == pytest.approx(5 * POLL_S)
 
 
+def test_a_turn_that_is_taken_anyway_reads_early(harvest: Harvest, clock: Clock) -> None:
+    """Not long before it is time, and only where nothing is waited for."""
+    pace, task = Pace(POLL_S), running(harvest, clock)
+    pace.note_moved()
+    pace.note_read()
+    due = []
+    for seconds in (3.5, 3.8, 5.0):
+        clock.now = 1000.0 + seconds
+        due.append(pace.is_due([task]))
+    assert due == [False, True, True]
+    pace.note_read()
+    pace.note_moved()
+    unheard = running(harvest, clock, heard=False)
+    clock.now += 0.09
+    assert not pace.is_due([task, unheard])
+    clock.now += 0.02
+    assert pace.is_due([task, unheard])
+
+
 def test_a_start_is_looked_for_soon_and_again_until_it_is_heard(
     harvest: Harvest, clock: Clock
 ) -> None:
@@ -114,6 +133,22 @@ def test_a_silent_output_is_looked_at_less_often(harvest: Harvest, clock: Clock)
     assert pauses[:5] == pytest.approx([POLL_S] * 5)
     assert pauses[-10:] == pytest.approx([5 * POLL_S] * 10)
     assert harvest.next_look([]) == float("inf")
+
+
+def test_an_output_that_is_empty_is_looked_at_even_less_often(
+    harvest: Harvest, clock: Clock
+) -> None:
+    """The first that it says is seen late by a fifth of the time before it, at most."""
+    output = running(harvest, clock).output
+    output.watch.grew_at, output.watch.looks = clock.now, 1
+    seen = looks_until(harvest, output, clock, 100.0)
+    pauses = [after - before for before, after in pairwise(seen)]
+    assert all(
+        pause <= max(POLL_S, 0.2 * after) + 1e-6
+        for pause, after in zip(pauses, seen[1:], strict=True)
+    )
+    assert pauses[-10:] == pytest.approx([5 * POLL_S] * 10)
+    assert len(seen) < 30
 
 
 def test_an_output_that_grew_is_looked_at_as_often_as_others(
