@@ -38,7 +38,7 @@ _LEAST_REDRAW_S = 0.1
 # CPU time that a drawing may take for that; one that takes more has a longer pause behind it, so
 # that the bars of a thousand tasks cost no more of a core than those of fifty.
 _CHEAP_S = 0.002
-_MOST_PAUSES = 20
+_MOST_PAUSES = 50
 # An empty line on top, the job's bar and the line of counts.
 _LINES_BESIDE_ROWS = 3
 _COLOURS: dict[Tone, str] = {
