@@ -102,8 +102,7 @@ class SshdNode:
     def kill(self) -> None:
         """The node loses its power: server, sessions and tasks die at once."""
         self.freeze()  # or who dies last would write down that the others did
-        kill_all(self.processes)
-        self._reap()
+        self._die()
 
     def cut(self) -> None:
         """The server and its connections die; what was started through them is let be."""
@@ -155,7 +154,8 @@ class SshdNode:
 
     def close(self) -> None:
         """End everything on the node, its own file system too."""
-        self.kill()
+        self._stop_listening()
+        self._die()
         if self._keeper is not None:
             self._keeper.kill()
             self._keeper.wait(timeout=10)
@@ -181,6 +181,10 @@ class SshdNode:
         """Stop the listener first: it must not fork a session while the others are counted."""
         if self.is_up and self._process is not None:
             self._process.send_signal(signal.SIGSTOP)
+
+    def _die(self) -> None:
+        kill_all(self.processes)
+        self._reap()
 
     def _reap(self) -> None:
         if self._process is not None:
