@@ -27,15 +27,17 @@ from allot.script import Launch
 from allot.staging import Found, as_mtime, is_asked_for
 
 _LIST_S = 300.0
+
 MOST_INTERVALS = 5
 """Poll intervals after which a node is looked at whose tasks are silent, at the latest."""
+
+EARLY = 0.25
+"""By this share of its interval a look may come early: one that is due just after a turn would
+wait for the next turn, or need one of its own."""
 
 # An output that falls silent is looked at less often: what it says then is seen late by this share
 # of the silence, at most; the very first that it says, by that one.
 _LAG, _FIRST_LAG = 0.1, 0.2
-# A look may come early by this share of the poll interval: else one that is due just after a turn
-# would wait for the next turn, nearly twice the interval.
-_EARLY = 0.25
 
 
 @dataclass
@@ -199,7 +201,7 @@ class Harvest:
 
     def _due(self, outputs: Sequence[Output]) -> list[Output]:
         now = time.monotonic()
-        return [one for one in outputs if self._due_at(one.watch, 1 - _EARLY) <= now]
+        return [one for one in outputs if self._due_at(one.watch, 1 - EARLY) <= now]
 
     def _due_at(self, watch: Watch, least: float) -> float:
         # What is grown to by then: a share of the silence until that time, not until the last look.

@@ -33,7 +33,8 @@ class Watch:
         looked_at: When it was looked at last, by the same clock.
         grew_at: When a look found something new last; before that, since when it is watched.
         looks: How often it was looked at.
-        is_fast: At the last look one read did not reach its end.
+        is_fast: At the last look one read did not reach its end, which is enough to tell its
+            progress.
         told: The progress that was told last.
         parser: Finds the progress in what is read.
     """
@@ -142,17 +143,13 @@ def _reads(watches: Sequence[Watch]) -> list[FileRead]:
 
 
 def _leap(reader: Reader, watches: Sequence[Watch]) -> None:
-    """Go to the ends of outputs that grow fast, where a marker is there: no other one counts.
-
-    What finds a progress only by what stands before it is read on from where it was.
-    """
+    """Go to the ends of outputs that grow fast, where a marker is there: no other one counts."""
     if not watches:
         return
-    able = [watch for watch in watches if isinstance(watch.parser, MarkerParser)]
-    sizes = reader.sizes([watch.path for watch in able])
+    sizes = reader.sizes([watch.path for watch in watches])
     far = [
         (watch, size - _END_BYTES)
-        for watch, size in zip(able, sizes, strict=True)
+        for watch, size in zip(watches, sizes, strict=True)
         if not isinstance(size, OSError) and size - watch.offset > LOOK_BYTES
     ]
     for watch in watches:
@@ -175,8 +172,9 @@ def _read_once(reader: Reader, watches: Sequence[Watch]) -> list[Watch]:
         watch.grew_at = time.monotonic()
         watch.offset += len(data)
         watch.parser.feed(data)
-        watch.is_fast = len(data) == LOOK_BYTES or watch.is_fast
         if len(data) == LOOK_BYTES:
+            # Others find a progress only by what stands before it.
+            watch.is_fast = isinstance(watch.parser, MarkerParser)
             behind.append(watch)
     return behind
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
-from allot.harvest import MOST_INTERVALS
+from allot.harvest import EARLY, MOST_INTERVALS
 from allot.running import FIRST_LOOK_S, Running
 
 QUICK_S = 0.02
@@ -21,7 +21,6 @@ IDLE_LOOK_S = 15.0
 """Seconds after which a node is looked at, at the latest: a link that is gone must be noticed."""
 
 _LAG = 0.05
-_EARLY = 0.25
 
 
 class Pace:
@@ -50,10 +49,7 @@ class Pace:
 
         That is also a share too early where all tell: else it would need a turn of its own soon.
         """
-        early = 0.0
-        if all(task.tells and task.recorders for task in tasks):
-            early = _EARLY * MOST_INTERVALS * self._poll_interval
-        return self.next_read(tasks) - early <= time.monotonic()
+        return self._due_at(tasks, 1 - EARLY) <= time.monotonic()
 
     def next_read(self, tasks: Collection[Running]) -> float:
         """When the event file is to be read.
@@ -64,6 +60,9 @@ class Pace:
         Returns:
             Seconds on the monotonic clock.
         """
+        return self._due_at(tasks, 1.0)
+
+    def _due_at(self, tasks: Collection[Running], share: float) -> float:
         late, usual = _LAG * (time.monotonic() - self._moved_at), self._poll_interval
         if not all(task.tells for task in tasks):
             return self._read_at + min(max(QUICK_S, late), usual)
@@ -71,4 +70,4 @@ class Pace:
         if unheard:
             soon = min(max(FIRST_LOOK_S, late), usual)
             return max(min(unheard) + FIRST_LOOK_S, self._read_at + soon)
-        return self._read_at + MOST_INTERVALS * usual
+        return self._read_at + share * MOST_INTERVALS * usual
