@@ -201,10 +201,10 @@ class NodeDriver:
         if self._foothold.is_ready:
             self._send(launches)
             return
-        was_prepared = self.was_prepared
         self._events.path, is_new = self._foothold.prepare()
-        self.was_prepared = True
-        self._stager.begin_anew()
+        was_prepared, self.was_prepared = self.was_prepared, True
+        self._stager.begin_anew(is_new=is_new)
+        self._pace.note_read()  # what was asked for before is read of below
         for task in self._tasks.values():
             task.tells = False
         if any(task.was_asked for task in self._tasks.values()):

@@ -68,7 +68,10 @@ class Started:
 
 @dataclass(frozen=True)
 class Ended:
-    """A task's process has ended, and where it was ended, so has all that was the task's."""
+    """A task's process has ended, and where it was ended, so has all that was the task's.
+
+    ``has_output`` is False where all its output files are there, and empty.
+    """
 
     proc_id: int
     attempt: int

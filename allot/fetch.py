@@ -72,6 +72,23 @@ class Fetched:
     is_missing: bool = False
 
 
+def make_empty(wanted: Wanted) -> bool:
+    """Have an output that is empty on its node here, without asking the node.
+
+    Returns:
+        Whether it is; where something else may lie in its place, it must be fetched.
+    """
+    path = wanted.path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(exist_ok=False)
+    except FileExistsError:  # the node's own file, perhaps
+        return not wanted.attempt and path.is_file() and not path.stat().st_size
+    except OSError:  # as the fetch will tell
+        return False
+    return True
+
+
 class _Transfer:
     """One file on its way; its bytes are written as they come, and no descriptor is kept."""
 

@@ -15,7 +15,7 @@ from allot import errands, readings
 from allot.along import ReadAlong
 from allot.claims import Claims
 from allot.errors import ConnectionFailedError
-from allot.fetch import Fetched, Fetcher, Wanted
+from allot.fetch import Fetched, Fetcher, Wanted, make_empty
 from allot.looks import Watch, first_reads, look, look_last
 from allot.model import Progress
 from allot.node import Node
@@ -62,6 +62,7 @@ class Output:
     Attributes:
         files: Its output file, and its error file where it has one.
         lies_within: They lie below the directory that the client may see.
+        is_empty: They are all there on the node, and nothing is in them.
         attempt: Which try of the task.
         progress_pattern: How it tells its progress; see ``Cluster``.
         watch: How far the file that tells the progress was read.
@@ -76,6 +77,7 @@ class Output:
     attempt: int
     progress_pattern: InitVar[str] = "allot"
     watch: Watch = field(init=False)
+    is_empty: bool = False
     problems: list[str] = field(default_factory=list)
     is_lost: bool = False
     to_fetch: set[Path] | None = None
@@ -324,8 +326,10 @@ class Harvest:
 
 
 def _own_files(output: Output) -> list[Wanted]:
+    """What must be fetched of what it wrote; what is empty is made here."""
     files = dict.fromkeys(output.files)  # both may be /dev/null
-    return [Wanted(file, str(file), output.attempt) for file in files]
+    wanted = [Wanted(file, str(file), output.attempt) for file in files]
+    return [one for one in wanted if not (output.is_empty and make_empty(one))]
 
 
 def _look(

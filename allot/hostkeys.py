@@ -13,7 +13,6 @@ import binascii
 import hashlib
 import hmac
 import logging
-import os
 import re
 import shlex
 import threading
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from allot.errors import HostKeyError
 from allot.sshconfig import Login
+from allot.unchanged import Unchanged
 
 _log = logging.getLogger(__name__)
 _appending = threading.Lock()
@@ -56,7 +56,7 @@ def known_keys(login: Login) -> list[KnownKey]:
     keys: list[KnownKey] = []
     for path in (*login.user_known_hosts, *login.global_known_hosts):
         try:
-            keys.extend(_read(path).find(login.host_key_name))
+            keys.extend(_records.read(path).find(login.host_key_name))
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as exc:
@@ -116,20 +116,7 @@ class _Record:
             yield KnownKey(line.type, blob, line.revoked, self._path, line.number)
 
 
-_records: dict[Path, tuple[tuple[int, ...], _Record]] = {}
-
-
-def _read(path: Path) -> _Record:
-    """A file as it is now; one that has not changed since it was read last is not read again."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        said = os.fstat(file.fileno())
-        state = (said.st_dev, said.st_ino, said.st_size, said.st_mtime_ns, said.st_ctime_ns)
-        known = _records.get(path)
-        if known is not None and known[0] == state:
-            return known[1]
-        record = _Record(path, file.read())
-    _records[path] = state, record
-    return record
+_records = Unchanged(lambda path, data: _Record(path, data.decode("utf-8", "replace")))
 
 
 def _matches(names: str, name: str) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from allot.errors import ConfigError
 from allot.model import NodeSpec
-from allot.plainconfig import Block, look_up, parse_plain
+from allot.plainconfig import PlainConfig, parse_plain
 from allot.sshconfig import (
     Login,
     Settings,
@@ -32,6 +32,7 @@ from allot.sshconfig import (
     parse_settings,
     ssh_arguments,
 )
+from allot.unchanged import Unchanged
 
 _RESOLVE_TIMEOUT_S = 30.0
 _SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
@@ -84,14 +85,14 @@ def _read_settings(spec: NodeSpec, ssh_config: Path | None) -> Settings:
 
 
 @dataclass(frozen=True)
-class _PlainConfig:
+class _Plain:
     """A configuration that needs no OpenSSH to be read: a program less for each node."""
 
-    blocks: Sequence[Block]
+    config: PlainConfig
     defaults: Settings
 
     def settings(self, spec: NodeSpec) -> Settings | None:
-        found = look_up(self.blocks, spec.host)
+        found = self.config.look_up(spec.host)
         if found is None:
             return None
         told = {"port": spec.port, "user": spec.user}
@@ -100,10 +101,10 @@ class _PlainConfig:
 
 
 _plain_lock = threading.Lock()
-_plain_configs: dict[Path | None, tuple[object, _PlainConfig | None]] = {}
+_plain_configs: dict[Path | None, tuple[object, _Plain | None]] = {}
 
 
-def _plain_config(spec: NodeSpec, ssh_config: Path | None) -> _PlainConfig | None:
+def _plain_config(spec: NodeSpec, ssh_config: Path | None) -> _Plain | None:
     """The configuration, if it is plain as it stands now; the first host asked for is the test."""
     with _plain_lock:
         texts = _texts(ssh_config)
@@ -114,30 +115,31 @@ def _plain_config(spec: NodeSpec, ssh_config: Path | None) -> _PlainConfig | Non
         return config
 
 
+_files = Unchanged(lambda _, data: data.decode())
+
+
 def _texts(ssh_config: Path | None) -> list[str] | None:
     """The files that OpenSSH reads, less an ``Include`` of nothing; None where one cannot be."""
     try:
         own = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh/config"
         files = [own, _SYSTEM_CONFIG] if ssh_config is None else [ssh_config]
-        texts = [
-            file.read_bytes().decode() for file in files if ssh_config is not None or file.exists()
-        ]
+        texts = [_files.read(file) for file in files if ssh_config is not None or file.exists()]
     except (KeyError, OSError, UnicodeError):
         return None
-    return [
-        _INCLUDE.sub(lambda found: found[0] if glob.glob(found[1]) else "", text) for text in texts
-    ]
+    return [_without_empty_includes(text) if "include" in text.lower() else text for text in texts]
 
 
-def _try_plain(
-    spec: NodeSpec, ssh_config: Path | None, texts: Sequence[str]
-) -> _PlainConfig | None:
+def _without_empty_includes(text: str) -> str:
+    return _INCLUDE.sub(lambda found: found[0] if glob.glob(found[1]) else "", text)
+
+
+def _try_plain(spec: NodeSpec, ssh_config: Path | None, texts: Sequence[str]) -> _Plain | None:
     parsed = [parse_plain(text) for text in texts]
-    blocks = [block for each in parsed for block in each or ()]
-    if None in parsed or look_up(blocks, spec.host) is None:
+    blocks = PlainConfig([block for each in parsed for block in each or ()])
+    if None in parsed or blocks.look_up(spec.host) is None:
         return None
     try:
-        config = _PlainConfig(blocks, _ask_openssh(NodeSpec("localhost"), Path(os.devnull)))
+        config = _Plain(blocks, _ask_openssh(NodeSpec("localhost"), Path(os.devnull)))
         settings = config.settings(spec)
         asked = _ask_openssh(spec, ssh_config)
     except ConfigError:

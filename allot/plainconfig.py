@@ -8,7 +8,7 @@ Where anything else might matter nothing is said, and OpenSSH must be asked.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 _PLAIN = re.compile(r"[\t -~]*")
 _LINE = re.compile(r"([A-Za-z0-9]+)(?:\s*=\s*|\s+)(.*)")
@@ -63,6 +63,7 @@ class Block:
     """Lines of a configuration, and the hosts they are for.
 
     Attributes:
+        names: Hosts that it names.
         lines: Keywords in lower case, and values.
     """
 
@@ -75,13 +76,18 @@ class Block:
         self.lines: list[tuple[str, str]] = []
         words = patterns.split()
         wanted = [word for word in words if not word.startswith("!")]
-        self._names = {word for word in wanted if not _WILD.search(word)}
+        self.names = {word for word in wanted if not _WILD.search(word)}
         self._globs = [_glob(word) for word in wanted if _WILD.search(word)]
         self._excluded = [_glob(word[1:]) for word in words if word.startswith("!")]
 
+    @property
+    def has_patterns(self) -> bool:
+        """Whether it may be for hosts that it does not name."""
+        return bool(self._globs)
+
     def applies_to(self, host: str) -> bool:
         """Whether it is for a host: a pattern matches, and none that begins with ``!``."""
-        if host not in self._names and not any(one.fullmatch(host) for one in self._globs):
+        if host not in self.names and not any(one.fullmatch(host) for one in self._globs):
             return False
         return not any(one.fullmatch(host) for one in self._excluded)
 
@@ -108,15 +114,29 @@ def parse_plain(text: str) -> list[Block] | None:
     return blocks
 
 
-def look_up(blocks: Sequence[Block], host: str) -> dict[str, list[str]] | None:
-    """What is set for a host, by lower-case keyword; of a single value the first one counts.
+class PlainConfig:
+    """Blocks in the order in which OpenSSH reads them; those for a host are found at once.
 
-    Returns:
-        Only what is set, always with ``hostname``; None where it cannot be told.
+    With a room full of nodes each has a block, and all of them are looked up.
     """
-    found: dict[str, list[str]] = {}
-    for block in blocks:
-        for keyword, value in block.lines if block.applies_to(host) else ():
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        """Take the blocks of one or more files."""
+        self._blocks = blocks
+        self._by_name: dict[str, list[int]] = {}
+        self._patterns = [at for at, block in enumerate(blocks) if block.has_patterns]
+        for at, block in enumerate(blocks):
+            for name in block.names:
+                self._by_name.setdefault(name, []).append(at)
+
+    def look_up(self, host: str) -> dict[str, list[str]] | None:
+        """What is set for a host, by lower-case keyword; of a single value the first one counts.
+
+        Returns:
+            Only what is set, always with ``hostname``; None where it cannot be told.
+        """
+        found: dict[str, list[str]] = {}
+        for keyword, value in self._lines(host):
             if keyword in _ELSEWHERE:
                 continue
             form = _OBEYED.get(keyword)
@@ -126,11 +146,16 @@ def look_up(blocks: Sequence[Block], host: str) -> dict[str, list[str]] | None:
                 found[keyword] = list(dict.fromkeys([*found.get(keyword, ()), value]))
             else:
                 found.setdefault(keyword, [value])
-    found = {"hostname": [host], **found}
-    jump = found.get("proxyjump", [""])[0].rpartition("@")[2].partition(":")[0]
-    # Whoever jumps through itself is told so by OpenSSH.
-    is_loop = jump in (host, found["hostname"][0])
-    return None if is_loop or not _HOST.fullmatch(host) else found
+        found = {"hostname": [host], **found}
+        jump = found.get("proxyjump", [""])[0].rpartition("@")[2].partition(":")[0]
+        # Whoever jumps through itself is told so by OpenSSH.
+        is_loop = jump in (host, found["hostname"][0])
+        return None if is_loop or not _HOST.fullmatch(host) else found
+
+    def _lines(self, host: str) -> Iterator[tuple[str, str]]:
+        for at in sorted({*self._by_name.get(host, ()), *self._patterns}):
+            if self._blocks[at].applies_to(host):
+                yield from self._blocks[at].lines
 
 
 def _is_plain(form: re.Pattern[str], value: str) -> bool:

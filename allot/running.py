@@ -62,6 +62,7 @@ class Running:
     def note_end(self, ended: Ended) -> None:
         """Take in what the node wrote of its end."""
         self.ended = ended
+        self.output.is_empty = not ended.has_output
         if ended.cause is Cause.LOST:  # by an earlier client, which died before it could say so
             self.lost = TaskState.FAILED
         if self.output.results is not None:

@@ -406,7 +406,7 @@ __allot_record() {
     ! __allot_is_child "$timer" || kill -KILL -- "-$timer"
     wait "$timer"
   fi
-  [[ ! -s $out && ! ( -n $err && -s $err ) ]] || full=1
+  [[ -e $out && ! -s $out && ( -z $err || -e $err && ! -s $err ) ]] || full=1
   [[ $code == 0 || $cause != end ]] || __allot_look_for_room
   __allot_last E "$p" "$a" "$code" "$full" "$cause" || return
   [[ $code == 0 && $cause == end && $script != "# setup"* ]] || begun=look __allot_noted=

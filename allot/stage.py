@@ -91,13 +91,17 @@ class Stager:
         """Forget a task that is over."""
         self.held.pop(key, None)
 
-    def begin_anew(self) -> None:
-        """Forget all that is known of the node; what it keeps is asked for again."""
+    def begin_anew(self, *, is_new: bool = False) -> None:
+        """Forget all that is known of the node; what it keeps is asked for again.
+
+        Args:
+            is_new: The job's directory was just made there: it keeps nothing yet.
+        """
         self.held.clear()
         self._sender.abandon()
         self._units.clear()
         self._waits.clear()
-        self._known = None
+        self._known = {} if is_new else None
 
     def advance(self) -> tuple[list[Launch], list[tuple[Launch, str]]]:
         """Go on sending.
@@ -214,9 +218,9 @@ class Stager:
         script = errands.look_script(root, names, self._key, self._sender.key)
         return errands.parse_look(self._node.request(script, timeout=timeout))
 
-    def _recall(self) -> dict[tuple[str, str, str], Identity]:
+    def _recall(self, timeout: float = _LOOK_S) -> dict[tuple[str, str, str], Identity]:
         if self._known is None:
-            self._known = read_lines(self._node.request(errands.RECALL, timeout=_LOOK_S))
+            self._known = read_lines(self._node.request(errands.RECALL, timeout=timeout))
         return self._known
 
     def _note(self, units: Iterable[_Unit]) -> None:
@@ -257,9 +261,8 @@ class Stager:
         Raises:
             ConnectionFailedError: The node is out of reach.
         """
-        known = read_lines(self._node.request(errands.RECALL, timeout=timeout))
         root = self._work
-        ours = {key[2]: said for key, said in known.items() if key[1] == root}
+        ours = {key[2]: said for key, said in self._recall(timeout).items() if key[1] == root}
         names = list(ours)
         for first in range(0, len(names), _BATCH):
             batch = names[first : first + _BATCH]

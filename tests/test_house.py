@@ -58,7 +58,7 @@ FLOORS = {
         ),
     ),
     2: (
-        *("watchdog", "sshconfig", "logins", "hostkeys", "sockets", "sshauth", "sftp"),
+        *("unchanged", "watchdog", "sshconfig", "logins", "hostkeys", "sockets", "sshauth", "sftp"),
         *("faults", "gateway", "shell", "node", "sftpserver", "sshserver", "loopback"),
         *("screen", "widgets", "progress", "tracking", "probe", "output", "looks", "along", "peek"),
         "fetch",

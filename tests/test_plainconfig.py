@@ -15,7 +15,7 @@ from allot import logins, sshconfig
 from allot.errors import ConfigError
 from allot.logins import resolve
 from allot.model import NodeSpec
-from allot.plainconfig import look_up, parse_plain
+from allot.plainconfig import PlainConfig, parse_plain
 from allot.sshconfig import Settings
 
 needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH's client is missing")
@@ -59,7 +59,7 @@ def test_a_line_ends_where_openssh_ends_it(mark: str) -> None:
     text = f"# a comment{mark}Port 77\nUser alice\n"
     blocks = parse_plain(text)
     assert blocks is not None
-    assert look_up(blocks, "ws01") == {"hostname": ["ws01"], "user": ["alice"]}
+    assert PlainConfig(blocks).look_up("ws01") == {"hostname": ["ws01"], "user": ["alice"]}
     assert parse_plain(f"User alice{mark}x\n") is None
 
 
@@ -148,7 +148,7 @@ def test_a_host_that_is_not_plain_is_left_to_openssh(text: str, host: str) -> No
     """Of such a host nothing is told."""
     blocks = parse_plain(text)
     assert blocks is not None
-    assert look_up(blocks, host) is None
+    assert PlainConfig(blocks).look_up(host) is None
 
 
 def test_the_first_value_counts_and_keys_are_all_tried() -> None:
@@ -158,4 +158,4 @@ def test_the_first_value_counts_and_keys_are_all_tried() -> None:
     )
     assert blocks is not None
     found = {"hostname": ["ws1"], "port": ["1"], "identityfile": ["a", "b"]}
-    assert look_up(blocks, "ws1") == found
+    assert PlainConfig(blocks).look_up("ws1") == found
