@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from allot.errors import ConnectionFailedError
-from allot.fetch import Fetched, Fetcher, Wanted
+from allot.fetch import Fetched, Fetcher, Wanted, make_empty
 from allot.node import FileRead
 from allot.output import Data, LocalReader
 
@@ -212,6 +212,26 @@ def test_what_an_earlier_run_left_is_not_taken_for_an_output(there: NodeReader) 
     assert fetched.is_missing
     assert "is not on the node any more" in fetched.problem
     assert not (there.client / "0.out").exists()
+
+
+@pytest.mark.parametrize("attempt", [0, 1])
+def test_an_empty_output_is_made_here_without_asking(tmp_path: Path, attempt: int) -> None:
+    """With the directories on its way; again and again does no harm to a first attempt's."""
+    wanted = Wanted(tmp_path / "deep" / "0.out", "/there/0.out", attempt)
+    assert make_empty(wanted)
+    assert wanted.path.read_bytes() == b""
+    assert make_empty(wanted) is (attempt == 0)
+
+
+def test_an_empty_output_takes_no_place_unasked(tmp_path: Path) -> None:
+    """What an earlier run left, a directory, what cannot be written: the fetch sees to these."""
+    (tmp_path / "full").write_text("of an earlier run")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loose").symlink_to("nowhere")
+    for name in ("full", "folder", "loose", "full/below", "x" * 300):
+        assert not make_empty(Wanted(tmp_path / name, f"/there/{name}", 0))
+    assert not make_empty(Wanted(Path("/dev/null"), "/dev/null", 0))
+    assert (tmp_path / "full").read_text() == "of an earlier run"
 
 
 def test_what_cannot_be_read_there_is_told(there: NodeReader) -> None:

@@ -243,6 +243,18 @@ def test_an_earlier_runs_file_is_no_output(sshd_nodes: NodesFactory, out: Path) 
     assert not (out / "0.out").exists()
 
 
+def test_an_empty_output_takes_the_place_of_an_earlier_runs(
+    sshd_nodes: NodesFactory, out: Path
+) -> None:
+    """Of a task that printed nothing nothing is shown, whatever lay here before."""
+    nodes = sshd_nodes(1, private=["~", out])
+    (out / "0.out").write_text("of an earlier run")
+    with run(nodes, out, lambda _: "true", ntasks=2) as cluster:
+        assert cluster.wait(S, progress=False).ok
+        assert [cluster.output(number) for number in range(2)] == ["", ""]
+    assert [(out / f"{number}.out").read_bytes() for number in range(2)] == [b"", b""]
+
+
 def test_closing_while_an_output_is_on_its_way_leaves_no_part_of_it(
     sshd_nodes: NodesFactory, out: Path
 ) -> None:
