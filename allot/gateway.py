@@ -41,7 +41,7 @@ _PROXY_LOGINS = 8
 _THREAD_END_S = 2.0
 # So long paramiko's thread of a connection sleeps at most where nothing comes. It only looks then
 # whether a sign of life is due; its own tenth of a second is dear with hundreds of connections.
-_LOOK_UP_S = 2.0
+_LOOK_UP_S = 5.0
 _GIVEN_UP = "the connection was given up while it was being made"
 
 
@@ -173,7 +173,7 @@ class Gateway:
                 transport_factory=_TransportFactory(name, login, seconds),
                 auth_strategy=OpenSSHAuth(name, login, self._keys, timeout),
             )
-            sock.settimeout(min(_LOOK_UP_S, _alive_interval(login) / 5))
+            sock.settimeout(min(_LOOK_UP_S, _alive_interval(login) / 2))
         except BaseException as exc:
             line.end_stream()
             _see_off(client)

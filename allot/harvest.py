@@ -31,13 +31,23 @@ _LIST_S = 300.0
 MOST_INTERVALS = 5
 """Poll intervals after which a node is looked at whose tasks are silent, at the latest."""
 
-EARLY = 0.25
-"""By this share of its interval a look may come early: one that is due just after a turn would
-wait for the next turn, or need one of its own."""
-
+_EARLY, _QUIET_EARLY = 0.75, 0.5
 # An output that falls silent is looked at less often: what it says then is seen late by this share
 # of the silence, at most; the very first that it says, by that one.
 _LAG, _FIRST_LAG = 0.1, 0.2
+
+
+def soonest(pause: float, poll_interval: float) -> float:
+    """After how much of its pause a look may be taken in a turn that is taken anyway.
+
+    Just after that turn it would wait for the next one, or need one of its own. Where a node is
+    quiet its looks come to be taken together so, whenever they began.
+
+    Args:
+        pause: Seconds between two looks.
+        poll_interval: Seconds between two where something moves.
+    """
+    return min(pause, max(_EARLY * poll_interval, _QUIET_EARLY * pause))
 
 
 @dataclass
@@ -130,6 +140,7 @@ class Harvest:
         self._fetcher = Fetcher(job_id)
         self._owners: dict[Path, list[Output]] = {}  # several where it is /dev/null
         self._along: Reader | None = None
+        self._asked_along: list[Output] = []
 
     @property
     def busy(self) -> bool:
@@ -164,8 +175,11 @@ class Harvest:
             ConnectionFailedError: The node is out of reach.
         """
         there = self._parted(self._due(outputs), shared=self.sharing.fresh)[1]
-        there = [output for output in there if not output.watch.is_known_empty]
-        self._along = ReadAlong(self.node_reader, first_reads([one.watch for one in there]))
+        self._asked_along = [output for output in there if output.watch.is_known_empty]
+        if self._asked_along:
+            self.node_reader.ask_along(_begun_script(self._asked_along))
+        watches = [output.watch for output in there if not output.watch.is_known_empty]
+        self._along = ReadAlong(self.node_reader, first_reads(watches))
         return self._along
 
     def look(self, outputs: Sequence[Output]) -> Iterator[tuple[Output, Progress]]:
@@ -189,28 +203,30 @@ class Harvest:
 
     def _without_empty(self, outputs: Sequence[Output]) -> list[Output]:
         """Those of which there is something to be read: of the empty ones Bash tells at once."""
-        empty = [output for output in outputs if output.watch.is_known_empty]
-        if not empty:
-            return list(outputs)
-        script = readings.begun_script([output.watch.path for output in empty])
-        begun = {int(number) for number in self._node.request(script).split()}
-        passed_over = {id(output) for at, output in enumerate(empty) if at not in begun}
-        return [output for output in outputs if id(output) not in passed_over]
+        asked, self._asked_along = self._asked_along, []
+        answer = self.node_reader.take_answer()
+        known = {} if answer is None else _have_begun(asked, answer)
+        rest = [one for one in outputs if one.watch.is_known_empty and id(one) not in known]
+        if rest:
+            known |= _have_begun(rest, self._node.request(_begun_script(rest)))
+        return [output for output in outputs if known.get(id(output), True)]
 
     def next_look(self, outputs: Sequence[Output]) -> float:
         """When the first of them is to be looked at, seconds on the monotonic clock."""
-        return min((self._due_at(one.watch, 1.0) for one in outputs), default=float("inf"))
+        pauses = ((one.watch, self._pause(one.watch)) for one in outputs)
+        return min((_looked_at(watch, pause) for watch, pause in pauses), default=float("inf"))
 
     def _due(self, outputs: Sequence[Output]) -> list[Output]:
-        now = time.monotonic()
-        return [one for one in outputs if self._due_at(one.watch, 1 - EARLY) <= now]
+        now, usual = time.monotonic(), self._poll_interval
+        pauses = ((one, soonest(self._pause(one.watch), usual)) for one in outputs)
+        return [one for one, pause in pauses if _looked_at(one.watch, pause) <= now]
 
-    def _due_at(self, watch: Watch, least: float) -> float:
+    def _pause(self, watch: Watch) -> float:
         # What is grown to by then: a share of the silence until that time, not until the last look.
         share = _FIRST_LAG if watch.is_known_empty else _LAG
         lag = share / (1 - share) * (watch.looked_at - watch.grew_at)
-        pause = min(max(least * self._poll_interval, lag), MOST_INTERVALS * self._poll_interval)
-        return max(watch.not_before, watch.looked_at + pause)
+        usual = self._poll_interval
+        return usual if lag < usual else min(lag, MOST_INTERVALS * usual)
 
     def look_last(self, outputs: Sequence[Output]) -> Iterator[tuple[Output, Progress]]:
         """Find the last progress of outputs that are home; see :meth:`look`."""
@@ -309,6 +325,8 @@ class Harvest:
 
     def begin_anew(self, outputs: Sequence[Output]) -> None:
         """Forget what is under way, after a break or at the end; temporary files are removed."""
+        self._along, self._asked_along = None, []
+        self.node_reader.take_answer()
         self._fetcher.abandon()
         self._owners.clear()
         for output in outputs:
@@ -323,6 +341,19 @@ class Harvest:
             if fetched.problem:
                 output.problems.append(fetched.problem)
                 output.is_lost |= not fetched.is_missing
+
+
+def _looked_at(watch: Watch, pause: float) -> float:
+    return max(watch.not_before, watch.looked_at + pause)
+
+
+def _begun_script(outputs: Sequence[Output]) -> str:
+    return readings.begun_script([output.watch.path for output in outputs])
+
+
+def _have_begun(outputs: Sequence[Output], answer: bytes) -> dict[int, bool]:
+    begun = {int(number) for number in answer.split()}
+    return {id(output): at in begun for at, output in enumerate(outputs)}
 
 
 def _own_files(output: Output) -> list[Wanted]:

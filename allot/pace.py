@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
-from allot.harvest import EARLY, MOST_INTERVALS
+from allot.harvest import MOST_INTERVALS, soonest
 from allot.running import FIRST_LOOK_S, Running
 
 QUICK_S = 0.02
@@ -33,6 +33,7 @@ class Pace:
             poll_interval: Seconds between two looks at a running task's output.
         """
         self._poll_interval = poll_interval
+        self._rarely = MOST_INTERVALS * poll_interval
         self._moved_at = time.monotonic()
         self._read_at = float("-inf")
 
@@ -47,9 +48,10 @@ class Pace:
     def is_due(self, tasks: Collection[Running]) -> bool:
         """Whether to read it in a turn that is taken anyway.
 
-        That is also a share too early where all tell: else it would need a turn of its own soon.
+        That is also too early where all tell: else it would need a turn of its own soon.
         """
-        return self._due_at(tasks, 1 - EARLY) <= time.monotonic()
+        pause = soonest(self._rarely, self._poll_interval)
+        return self._due_at(tasks, pause) <= time.monotonic()
 
     def next_read(self, tasks: Collection[Running]) -> float:
         """When the event file is to be read.
@@ -60,9 +62,9 @@ class Pace:
         Returns:
             Seconds on the monotonic clock.
         """
-        return self._due_at(tasks, 1.0)
+        return self._due_at(tasks, self._rarely)
 
-    def _due_at(self, tasks: Collection[Running], share: float) -> float:
+    def _due_at(self, tasks: Collection[Running], rarely: float) -> float:
         late, usual = _LAG * (time.monotonic() - self._moved_at), self._poll_interval
         if not all(task.tells for task in tasks):
             return self._read_at + min(max(QUICK_S, late), usual)
@@ -70,4 +72,4 @@ class Pace:
         if unheard:
             soon = min(max(FIRST_LOOK_S, late), usual)
             return max(min(unheard) + FIRST_LOOK_S, self._read_at + soon)
-        return self._read_at + share * MOST_INTERVALS * usual
+        return self._read_at + rarely

@@ -28,6 +28,21 @@ class NodeReader:
         self._node = node
         self._credit = float(_MOST_PEEKS)
         self._peeked_at = time.monotonic()
+        self._question = ""
+        self._answer: bytes | None = None
+
+    def ask_along(self, script: str) -> None:
+        """Have the Bash asked something else in one go with the next look, if there is one.
+
+        Args:
+            script: Prints no NUL.
+        """
+        self._question, self._answer = script, None
+
+    def take_answer(self) -> bytes | None:
+        """What it said to that; None where there was no look. It is not asked any more."""
+        answer, self._question, self._answer = self._answer, "", None
+        return answer
 
     def read(self, reads: Sequence[FileRead]) -> list[Data]:
         """See :class:`Reader`."""
@@ -68,8 +83,10 @@ class NodeReader:
             return [None] * len(reads)
         self._credit, self._peeked_at = credit - 1, now
         pieces = [(read.path, read.offset, read.length) for read in reads]
-        *answers, rest = self._node.request(readings.peek_script(pieces)).split(b"\0")
-        if rest or len(answers) != len(reads):
+        question, self._question = self._question, ""
+        script = f"{readings.peek_script(pieces)}\n{question}"
+        *answers, self._answer = self._node.request(script).split(b"\0")
+        if len(answers) != len(reads) or (self._answer and not question):
             raise ConnectionFailedError(self._node.name, "garbled answer of its shell")
         return [_understand(answer, read) for answer, read in zip(answers, reads, strict=True)]
 

@@ -14,7 +14,7 @@ from allot.turns import Turn
 
 # Turns are put off by so much of the pause before them at most, to be taken together with others:
 # a look at all nodes for each single turn is what hundreds of nodes would pay for most.
-_TOGETHER = 1 / 16
+_TOGETHER = 1 / 8
 # All nodes together are looked at so often a second where nothing happens: more would have a core
 # busy with looking before hundreds of nodes have been quiet for long.
 _QUIET_TURNS_A_S = 250

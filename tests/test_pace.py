@@ -85,7 +85,7 @@ def test_a_turn_that_is_taken_anyway_reads_early(harvest: Harvest, clock: Clock)
     pace.note_moved()
     pace.note_read()
     due = []
-    for seconds in (3.5, 3.8, 5.0):
+    for seconds in (2.4, 2.6, 5.0):
         clock.now = 1000.0 + seconds
         due.append(pace.is_due([task]))
     assert due == [False, True, True]
