@@ -85,9 +85,11 @@ class NodeReader:
         pieces = [(read.path, read.offset, read.length) for read in reads]
         question, self._question = self._question, ""
         script = f"{readings.peek_script(pieces)}\n{question}"
-        *answers, self._answer = self._node.request(script).split(b"\0")
-        if len(answers) != len(reads) or (self._answer and not question):
+        *answers, rest = self._node.request(script).split(b"\0")
+        if len(answers) != len(reads) or (rest and not question):
             raise ConnectionFailedError(self._node.name, "garbled answer of its shell")
+        if question:
+            self._answer = rest
         return [_understand(answer, read) for answer, read in zip(answers, reads, strict=True)]
 
 

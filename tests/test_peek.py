@@ -104,6 +104,55 @@ def test_what_cannot_be_read_is_told(node: Node, tmp_path: Path) -> None:
     assert reader.sizes([str(tmp_path / "pipe")]) == [0]
 
 
+def test_a_question_comes_along_with_one_look(node: Node, tmp_path: Path) -> None:
+    """Once; its answer is kept until it is taken, whatever is read meanwhile."""
+    (tmp_path / "a").write_text("x")
+    piece = FileRead(str(tmp_path / "a"), 0, 10)
+    reader = NodeReader(node)
+    reader.ask_along("echo one; echo two")
+    assert reader.take_answer() is None
+    assert reader.read([piece]) == [b"x"]
+    assert reader.take_answer() is None
+    reader.ask_along("echo one; echo two")
+    assert [reader.read([piece]), reader.read([piece])] == [[b"x"], [b"x"]]
+    assert reader.take_answer() == b"one\ntwo\n"
+    assert reader.take_answer() is None
+
+
+def test_over_sftp_no_question_is_asked(node: Node, tmp_path: Path) -> None:
+    """Who asks must ask for himself."""
+    (tmp_path / "a").write_text("x")
+    reader = NodeReader(node)
+    assert node.open_sftp()
+    reader.ask_along("echo one")
+    assert reader.read([FileRead(str(tmp_path / "a"), 0, 10)]) == [b"x"]
+    assert reader.take_answer() is None
+
+
+def test_outputs_that_have_begun_are_told_along_with_the_event_file(
+    node: Node, tmp_path: Path
+) -> None:
+    """And those of which nobody asked along are asked of for themselves."""
+    events = tmp_path / "events"
+    events.touch()
+    harvest = Harvest(
+        node, "job", Claims(tmp_path), Sharing(False, False), tmp_path, poll_interval=1e-9
+    )
+    outputs = []
+    for number in range(4):
+        (tmp_path / f"{number}.out").touch()
+        launch = Launch(number, 0, 0, tmp_path / f"{number}.out", None, None, {}, "true")
+        outputs.append(harvest.output(launch))
+    assert list(harvest.look(outputs)) == []
+    for number in (1, 3):
+        (tmp_path / f"{number}.out").write_text("\x021/2\x03")
+    first_two = harvest.reader_along(outputs[:2])
+    assert first_two.read([FileRead(str(events), 0, 10)]) == [b""]
+    told = {id(output): progress for output, progress in harvest.look(outputs)}
+    assert told == {id(outputs[number]): Progress(1, 2) for number in (1, 3)}
+    assert [output.watch.is_known_empty for output in outputs] == [True, False, True, False]
+
+
 def test_many_looks_are_worth_a_session(node: Node, tmp_path: Path) -> None:
     """After some, or where many files are read at once, it is opened."""
     (tmp_path / "a").write_text("x")
