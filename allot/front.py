@@ -86,11 +86,12 @@ class Front(Control):
             AllotError: The job is not watched any more.
         """
         give_up = None if timeout is None else time.monotonic() + timeout
-        self._watching()
-        if self._board is not None and not self._board.stays:
-            self._close_board()
-        board = make_board(max_bars=self._max_bars) if progress else None
-        try:
+        board: Board | None = None
+        try:  # from here on: to make the bars takes long enough for a Ctrl-C
+            self._watching()
+            if self._board is not None and not self._board.stays:
+                self._close_board()
+            board = make_board(max_bars=self._max_bars) if progress else None
             while not (watched := self._watching()).is_final:
                 self._refuse_if_stuck(self._driving())
                 left = _REDRAW_S if give_up is None else min(_REDRAW_S, give_up - time.monotonic())

@@ -331,6 +331,31 @@ def test_close_detaches_and_the_tasks_go_on(
     assert not (tmp_path / "2").exists()
 
 
+def test_an_interrupt_before_the_bars_are_there_detaches(
+    five_nodes: SshdNodes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A Ctrl-C right at the beginning of ``wait`` is told of as any other one is."""
+
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("allot.front.make_board", interrupted)
+    go_on = tmp_path / "go-on"
+    command = f"until [ -e {go_on} ]; do sleep 0.05; done"
+    with run(five_nodes, tmp_path, lambda _: command, nnodes=1, ntasks_per_node=1) as cluster:
+        with pytest.raises(KeyboardInterrupt):
+            cluster.wait(60)
+        said = capsys.readouterr().err
+        assert "detached; 1 tasks of job test job go on, 0 wait" in said
+        assert "to come back" in said
+    go_on.touch()
+    with Cluster.load(tmp_path, lambda _: command) as cluster:
+        assert cluster.wait(60, progress=False).ok
+
+
 def test_print_progress_tells_what_changed(five_nodes: SshdNodes, tmp_path: Path) -> None:
     """Off a terminal: a line for each task that changed and one for the job, nothing else."""
     shown = io.StringIO()
