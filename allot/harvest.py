@@ -214,12 +214,12 @@ class Harvest:
     def next_look(self, outputs: Sequence[Output]) -> float:
         """When the first of them is to be looked at, seconds on the monotonic clock."""
         pauses = ((one.watch, self._pause(one.watch)) for one in outputs)
-        return min((_looked_at(watch, pause) for watch, pause in pauses), default=float("inf"))
+        return min((_due_at(watch, pause) for watch, pause in pauses), default=float("inf"))
 
     def _due(self, outputs: Sequence[Output]) -> list[Output]:
         now, usual = time.monotonic(), self._poll_interval
         pauses = ((one, soonest(self._pause(one.watch), usual)) for one in outputs)
-        return [one for one, pause in pauses if _looked_at(one.watch, pause) <= now]
+        return [one for one, pause in pauses if _due_at(one.watch, pause) <= now]
 
     def _pause(self, watch: Watch) -> float:
         # What is grown to by then: a share of the silence until that time, not until the last look.
@@ -343,7 +343,7 @@ class Harvest:
                 output.is_lost |= not fetched.is_missing
 
 
-def _looked_at(watch: Watch, pause: float) -> float:
+def _due_at(watch: Watch, pause: float) -> float:
     return max(watch.not_before, watch.looked_at + pause)
 
 

@@ -459,7 +459,7 @@ def test_a_task_does_not_see_what_its_recorder_did_before(
         "env -0 | sort -z; ls /proc/self/fd; pwd; shopt; set -o; umask; trap",
         f"printf %s {script.quote(every)}; echo err >&2",
         # Read by Bash itself: while it starts a program, it holds signals back for a moment.
-        "while read -r line; do case $line in Sig*) echo $line ;; esac; done </proc/$$/status",
+        "while read -r line; do case $line in Sig[BIC]*) echo $line ;; esac; done </proc/$$/status",
         env={"EVERY": every, "text": "mine", "number": "7", "home": "h", "source": "s"},
         cwd="place",
         error_file=node.outputs / "err",
