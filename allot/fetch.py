@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -80,13 +81,24 @@ def make_empty(wanted: Wanted) -> bool:
     """
     path = wanted.path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(exist_ok=False)
+        try:
+            path.touch(exist_ok=False)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(exist_ok=False)
     except FileExistsError:  # the node's own file, perhaps
-        return not wanted.attempt and path.is_file() and not path.stat().st_size
+        return not wanted.attempt and _is_empty_file(path)
     except OSError:  # as the fetch will tell
         return False
     return True
+
+
+def _is_empty_file(path: Path) -> bool:
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and not found.st_size
 
 
 class _Transfer:

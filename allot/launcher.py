@@ -232,11 +232,11 @@ class Launcher:
         )
 
     def _own_files(self, launch: Launch) -> None:
-        written = [file for file in (launch.output_file, launch.error_file) if file is not None]
-        files = [file for file in written if not _is_special(file)]
+        files = [file for file in (launch.output_file, launch.error_file) if file is not None]
         for file in files:
             owner = self._owners.setdefault(file, launch.proc_id)
-            if owner != launch.proc_id or len(files) != len(set(files)):
+            is_shared = owner != launch.proc_id or files.count(file) > 1
+            if is_shared and not _is_special(file):
                 raise TaskConfigError(
                     f"tasks {owner} and {launch.proc_id} would both write to {file}: "
                     "put proc_id into the name"
