@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import threading
@@ -31,6 +32,7 @@ KEEPALIVE_S = 10.0
 _SILENCES = 3  # so many signs of life unanswered, and the peer counts as gone
 _PROXY_END_S = 0.2
 _SLICE_S = 0.05  # how often who waits looks up whether the line was cut
+_TAKEN_BYTES = 4096
 
 
 class Line:
@@ -121,12 +123,40 @@ class Line:
         self.check()
 
 
+class _Stream(socket.socket):
+    """A connected socket that asks the system as seldom as it can.
+
+    Each system call gives up the interpreter's lock, and with many nodes others take it. Python
+    polls before each call of a socket with a timeout: here the kernel keeps the time (socket(7),
+    ``SO_RCVTIMEO``). paramiko asks for each packet in two pieces: here what has come is taken
+    along, a small packet and those behind it at one go.
+    """
+
+    _taken = b""
+
+    def settimeout(self, value: float | None, /) -> None:
+        super().settimeout(None)
+        seconds = 0.0 if value is None else max(value, 1e-6)  # to the kernel 0 is for ever
+        timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        if not self._taken:
+            try:
+                self._taken = super().recv(max(bufsize, _TAKEN_BYTES), flags)
+            except BlockingIOError:
+                raise TimeoutError("timed out") from None
+        data, self._taken = self._taken[:bufsize], self._taken[bufsize:]
+        return data
+
+
 def open_tcp(login: Login, deadline: float, line: Line) -> socket.socket:
     """Connect to the first of a host's addresses that answers; a silent one gets its share."""
     addresses = _look_up(login, deadline, line)
     failure: OSError = ConnectionError("it has no address")
     for number, (family, kind, protocol, _, address) in enumerate(addresses):
-        sock = socket.socket(family, kind, protocol)
+        sock = _Stream(family, kind, protocol)
         share = seconds_left(deadline) / (len(addresses) - number)
         try:
             _connect(sock, address, time.monotonic() + share, line)
