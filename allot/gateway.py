@@ -294,8 +294,11 @@ class _Transport(paramiko.Transport):
     """Takes a program that a signal ended for one that has ended (RFC 4254, section 6.10).
 
     paramiko passes that message over; what the program left running may hold the channel open.
+    And its thread looks up less often whether it is wanted: who gives a connection up ends its
+    stream, which wakes it.
     """
 
+    _active_check_timeout = _LOOK_UP_S
     _channel_handler_table = {**_HANDLERS, MSG_CHANNEL_REQUEST: _note_exit_signal}  # noqa: RUF012
 
 
