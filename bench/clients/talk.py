@@ -27,6 +27,7 @@ from bench.rig import Site
 
 _TOTAL = 99_999_999
 _BURST = r"printf -v burst '\002%d/{total}\003' {{1..{more}}}"
+_FIRST_STEP = 1000  # those of a burst are less, and one may be seen while it is being written
 _LOOK_S = 0.05
 _SETTLE_S = 3.0
 _TALK = r"""
@@ -55,7 +56,7 @@ def talking(
     Yields:
         The cluster, once every bar has moved; and the time that is step 0, in milliseconds.
     """
-    base = int(time.time() * 1000) - 1000
+    base = int(time.time() * 1000) - _FIRST_STEP
     stop = scratch / "stop"
     pause = _pause(markers_per_s)
     burst = round(markers_per_s * pause)
@@ -158,9 +159,11 @@ def _lateness(cluster: Cluster, base: int, seconds: float, markers_per_s: int) -
         time.sleep(_LOOK_S)
         now, tasks = time.time() - base / 1000, cluster.tasks
         for task in tasks:
-            if task.progress is None or seen.get(task.proc_id) == task.progress.step:
+            if task.progress is None or task.progress.step < _FIRST_STEP:
                 continue
             before, step = seen.get(task.proc_id), task.progress.step
+            if step == before:
+                continue
             seen[task.proc_id] = step
             if before is None:  # nobody saw when it came
                 continue
