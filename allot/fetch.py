@@ -86,19 +86,12 @@ def make_empty(wanted: Wanted) -> bool:
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(exist_ok=False)
-    except FileExistsError:  # the node's own file, perhaps
-        return not wanted.attempt and _is_empty_file(path)
+        except FileExistsError:  # the node's own file, perhaps
+            found = path.stat()
+            return not (wanted.attempt or found.st_size) and stat.S_ISREG(found.st_mode)
     except OSError:  # as the fetch will tell
         return False
     return True
-
-
-def _is_empty_file(path: Path) -> bool:
-    try:
-        found = path.stat()
-    except OSError:
-        return False
-    return stat.S_ISREG(found.st_mode) and not found.st_size
 
 
 class _Transfer:

@@ -173,7 +173,6 @@ class Gateway:
                 transport_factory=_TransportFactory(name, login, seconds),
                 auth_strategy=OpenSSHAuth(name, login, self._keys, timeout),
             )
-            sock.settimeout(min(_LOOK_UP_S, _alive_interval(login) / 2))
         except BaseException as exc:
             line.end_stream()
             _see_off(client)
@@ -294,11 +293,8 @@ class _Transport(paramiko.Transport):
     """Takes a program that a signal ended for one that has ended (RFC 4254, section 6.10).
 
     paramiko passes that message over; what the program left running may hold the channel open.
-    And its thread looks up less often whether it is wanted: who gives a connection up ends its
-    stream, which wakes it.
     """
 
-    _active_check_timeout = _LOOK_UP_S
     _channel_handler_table = {**_HANDLERS, MSG_CHANNEL_REQUEST: _note_exit_signal}  # noqa: RUF012
 
 
@@ -317,6 +313,7 @@ class _TransportFactory:
     def __call__(self, sock: Any, **options_of_paramiko: object) -> paramiko.Transport:
         del options_of_paramiko
         transport = _Transport(sock)
+        sock.settimeout(min(_LOOK_UP_S, _alive_interval(self.login) / 2))
         transport.name = f"allot-ssh-{self.name}"
         transport.handshake_timeout = self.timeout
         options = transport.get_security_options()

@@ -136,8 +136,8 @@ class _Stream(socket.socket):
 
     def settimeout(self, value: float | None, /) -> None:
         super().settimeout(None)
-        seconds = 0.0 if value is None else max(value, 1e-6)  # to the kernel 0 is for ever
-        timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+        microseconds = 0 if value is None else max(round(value * 1e6), 1)  # 0 is for ever
+        timeval = struct.pack("ll", *divmod(microseconds, 1_000_000))
         self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
         self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
 
