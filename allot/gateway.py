@@ -292,10 +292,16 @@ def _note_exit_signal(channel: paramiko.Channel, message: paramiko.Message) -> N
 class _Transport(paramiko.Transport):
     """Takes a program that a signal ended for one that has ended (RFC 4254, section 6.10).
 
-    paramiko passes that message over; what the program left running may hold the channel open.
+    paramiko passes that message over; what the program left running may hold the channel open. On
+    the other hand it makes what sshd says for debugging printable, character by character, also
+    where nobody logs it.
     """
 
     _channel_handler_table = {**_HANDLERS, MSG_CHANNEL_REQUEST: _note_exit_signal}  # noqa: RUF012
+
+    def _parse_debug(self, message: paramiko.Message) -> None:
+        if self.logger.isEnabledFor(logging.DEBUG):
+            super()._parse_debug(message)  # type: ignore[misc] # not in its stubs
 
 
 @dataclass(frozen=True)

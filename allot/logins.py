@@ -77,11 +77,17 @@ def _resolve(spec: NodeSpec, ssh_config: Path | None, above: tuple[NodeSpec, ...
 
 
 def _read_settings(spec: NodeSpec, ssh_config: Path | None) -> Settings:
-    if shutil.which("ssh") is None:
-        return _read_with_paramiko(spec, ssh_config)
     plain = _plain_config(spec, ssh_config)
     settings = None if plain is None else plain.settings(spec)
-    return _ask_openssh(spec, ssh_config) if settings is None else settings
+    if settings is not None:
+        return settings
+    return (
+        _ask_openssh(spec, ssh_config) if _has_openssh() else _read_with_paramiko(spec, ssh_config)
+    )
+
+
+def _has_openssh() -> bool:
+    return shutil.which("ssh") is not None
 
 
 @dataclass(frozen=True)
@@ -121,9 +127,12 @@ _files = Unchanged(lambda _, data: data.decode())
 def _texts(ssh_config: Path | None) -> list[str] | None:
     """The files that OpenSSH reads, less an ``Include`` of nothing; None where one cannot be."""
     try:
-        own = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh/config"
-        files = [own, _SYSTEM_CONFIG] if ssh_config is None else [ssh_config]
-        texts = [_files.read(file) for file in files if ssh_config is not None or file.exists()]
+        if ssh_config is not None:
+            files = [ssh_config]
+        else:
+            own = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh/config"
+            files = [file for file in (own, _SYSTEM_CONFIG) if file.exists()]
+        texts = [_files.read(file) for file in files]
     except (KeyError, OSError, UnicodeError):
         return None
     return [_without_empty_includes(text) if "include" in text.lower() else text for text in texts]
@@ -136,7 +145,7 @@ def _without_empty_includes(text: str) -> str:
 def _try_plain(spec: NodeSpec, ssh_config: Path | None, texts: Sequence[str]) -> _Plain | None:
     parsed = [parse_plain(text) for text in texts]
     blocks = PlainConfig([block for each in parsed for block in each or ()])
-    if None in parsed or blocks.look_up(spec.host) is None:
+    if None in parsed or blocks.look_up(spec.host) is None or not _has_openssh():
         return None
     try:
         config = _Plain(blocks, _ask_openssh(NodeSpec("localhost"), Path(os.devnull)))

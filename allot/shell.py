@@ -25,13 +25,21 @@ _STDERR_LOOK_S = 0.5
 _NOT_FOUND = 127
 _STATUS_WAIT_S = 0.5
 _EMPTY_ANSWERS = b"\n" * 8
-# A request is read as a whole by its length (in bytes: LC_ALL=C), then run; where the connection
-# breaks before, read fails and nothing runs. The mark must not stand in the request as it is, for
-# that may be echoed.
-_FUNCTIONS = r"""
-__allot_in() { LC_ALL=C IFS= read -r -N "$1" __allot_request || exit; }
-__allot_out() { printf '\036TOKEN %s end\n' "$1"; }
-"""
+# In single quotes, without what Bourne shells, fish and csh understand differently there: quotes,
+# newlines, backslashes before either, exclamation marks.
+#
+# A line with the length (in bytes: LC_ALL=C) and the mark comes before each request, which is read
+# as a whole, then run; where the connection breaks before, read fails and nothing runs. A Bash that
+# died of SIGPIPE half-way through a request would have run part of it.
+_LOOP = (
+    'trap "" PIPE; exec 3>&1; echo "$1"; shift; '
+    'while IFS=" " read -r __allot_length __allot_mark; do '
+    "if [[ -n $__allot_length ]]; then "
+    'LC_ALL=C IFS= read -r -N "$__allot_length" __allot_request || exit; '
+    'eval "$__allot_request" </dev/null; '
+    'printf "\\036%s end\\n" "$__allot_mark"; '
+    "fi; done"
+)
 _NOTICE = re.compile(rb"\x1eallot ([^\n]*)\n")
 
 
@@ -69,22 +77,19 @@ class KeptShell:
         return not has_ended and channel.get_transport().is_active()
 
     def start(self, deadline: float) -> None:
-        """Start Bash in whatever the login shell is, and make it ready.
+        """Start Bash in whatever the login shell is.
 
-        The login shell greets before it becomes Bash, and only then is anything written to
-        stdin: an rc file that reads stdin cannot swallow it. One that asks a question gets an
-        empty line for an answer, which Bash does not mind reading either. Bourne shells, fish
-        and csh all understand the command.
+        Only when Bash has greeted is a request written to stdin: an rc file that reads stdin
+        cannot swallow it. One that asks a question gets an empty line for an answer, which is no
+        request either.
 
         Raises:
             EOFError, TimeoutError, OSError, paramiko.SSHException: There is no Bash.
         """
-        self._channel.exec_command(f"echo {self._token}; exec bash --noprofile --norc -s")
+        greeting = secrets.token_hex(8)
+        self._channel.exec_command(f"exec bash --noprofile --norc -c '{_LOOP}' bash {greeting}")
         self._send(_EMPTY_ANSWERS)
-        self._read_until(self._token.encode() + b"\n", deadline)
-        self._send(_FUNCTIONS.replace("TOKEN", self._token).encode())
-        # A Bash that dies of SIGPIPE half-way through a request would have run part of it.
-        self.request("trap '' PIPE; exec 3>&1", deadline)
+        self._read_until(greeting.encode() + b"\n", deadline)
         self._started = True
 
     def request(self, script: str, deadline: float) -> bytes:
@@ -95,22 +100,15 @@ class KeptShell:
             EOFError, OSError, paramiko.SSHException: The connection broke.
         """
         data = script.encode("utf-8", "surrogateescape")
-        if self._started:
-            self.listen()
-            if not self._buffer.startswith(b"\x1e"):
-                self._buffer.clear()  # no part of a notice, and none of what is asked for now
-            self._stderr.clear()  # what came before hardly explains how this one ends
+        self.listen()
+        if not self._buffer.startswith(b"\x1e"):
+            self._buffer.clear()  # no part of a notice, and none of what is asked for now
+        self._stderr.clear()  # what came before hardly explains how this one ends
         self._number += 1
-        end = f"\x1e{self._token} {self._number} end\n"
-        # Short, for Bash reads it byte by byte; what is left of it where the connection breaks
-        # runs nothing.
-        frame = (
-            f"__allot_in {len(data)};"
-            f'eval "$__allot_request" </dev/null;__allot_out {self._number}\n'
-        )
+        mark = f"{self._token} {self._number}"
         self._channel.settimeout(max(deadline - time.monotonic(), 0.01))
-        self._send(frame.encode() + data)
-        return self._read_until(end.encode(), deadline)
+        self._send(f"{len(data)} {mark}\n".encode() + data)
+        return self._read_until(f"\x1e{mark} end\n".encode(), deadline)
 
     def _send(self, data: bytes) -> None:
         try:
@@ -162,7 +160,7 @@ class KeptShell:
         # A login shell may say on stdout why it ends; later that is the output of a request.
         words = self._stderr or (b"" if self._started else self._buffer[-_STDERR_KEPT:])
         said = [line.strip() for line in words.decode(errors="replace").splitlines()]
-        lines = [line for line in said if line and self._token not in line]
+        lines = [line for line in said if line]
         last = f": {lines[-1]}" if lines else ""
         if not self._started and status == _NOT_FOUND:
             return f"there is no Bash on the node{last}"

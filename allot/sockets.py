@@ -33,6 +33,7 @@ _SILENCES = 3  # so many signs of life unanswered, and the peer counts as gone
 _PROXY_END_S = 0.2
 _SLICE_S = 0.05  # how often who waits looks up whether the line was cut
 _TAKEN_BYTES = 4096
+_PROMPT_READS = 16
 
 
 class Line:
@@ -130,9 +131,14 @@ class _Stream(socket.socket):
     polls before each call of a socket with a timeout: here the kernel keeps the time (socket(7),
     ``SO_RCVTIMEO``). paramiko asks for each packet in two pieces: here what has come is taken
     along, a small packet and those behind it at one go.
+
+    sshd sends nothing small while something before it is not acknowledged (tcp(7),
+    ``TCP_NODELAY``), and who has nothing to send acknowledges after 40 ms. The first packets, of
+    which each waits for one from the other side, are acknowledged at once.
     """
 
     _taken = b""
+    _prompt = _PROMPT_READS if hasattr(socket, "TCP_QUICKACK") else 0
 
     def settimeout(self, value: float | None, /) -> None:
         super().settimeout(None)
@@ -147,6 +153,9 @@ class _Stream(socket.socket):
                 self._taken = super().recv(max(bufsize, _TAKEN_BYTES), flags)
             except BlockingIOError:
                 raise TimeoutError("timed out") from None
+            if self._prompt:
+                self._prompt -= 1
+                self.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         data, self._taken = self._taken[:bufsize], self._taken[bufsize:]
         return data
 

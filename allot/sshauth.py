@@ -24,6 +24,7 @@ from paramiko.pkey import PublicBlob, UnknownKeyType
 
 from allot.errors import AuthenticationFailedError
 from allot.sshconfig import SSH_PORT, Login
+from allot.unchanged import Unchanged
 
 _log = logging.getLogger(__name__)
 
@@ -346,11 +347,14 @@ def _agent_comment(key: paramiko.AgentKey) -> str:
     return str(getattr(key, "comment", "")) or key.get_name()
 
 
+_blobs = Unchanged(lambda _, data: bytes(PublicBlob.from_string(data.decode()).key_blob))
+
+
 def _blob_beside(path: Path) -> bytes | None:
     """The public key in ``PATH.pub``, or in PATH itself where that is the public file."""
     for candidate in (Path(f"{path}.pub"), path):
         try:
-            return bytes(PublicBlob.from_file(str(candidate)).key_blob)
+            return _blobs.read(candidate)
         except (OSError, ValueError, IndexError):
             continue
     return None

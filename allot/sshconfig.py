@@ -10,8 +10,9 @@ import getpass
 import os
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 from allot.errors import ConfigError
@@ -20,6 +21,7 @@ from allot.model import NodeSpec
 SSH_PORT = 22
 
 Settings = Mapping[str, Sequence[str]]
+_Tokens = Callable[[], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def parse_login(spec: NodeSpec, settings: Settings, ssh_config: Path | None) -> 
         config_file=ssh_config,
         address=ssh_arguments(spec, ssh_config),
     )
-    tokens = _tokens(login)
+    tokens = cache(partial(_tokens, login))
     known = _split_paths(one_of(settings, "userknownhostsfile") or "")
     known_to_all = _split_paths(one_of(settings, "globalknownhostsfile") or "")
     command = one_of(settings, "proxycommand")
@@ -138,7 +140,7 @@ def parse_login(spec: NodeSpec, settings: Settings, ssh_config: Path | None) -> 
         ),
         user_known_hosts=_paths(known, tokens),
         global_known_hosts=_paths(known_to_all, tokens),
-        proxy_command=fill_tokens(command, tokens) if command else None,
+        proxy_command=_filled(command, tokens) if command else None,
     )
 
 
@@ -187,7 +189,7 @@ def _strictness(value: str | None) -> str:
     return "accept-new" if value == "accept-new" else "yes"
 
 
-def _agent_socket(value: str, tokens: Mapping[str, str]) -> Path | None:
+def _agent_socket(value: str, tokens: _Tokens) -> Path | None:
     if value.lower() == "none":
         return None
     if value == "SSH_AUTH_SOCK":
@@ -208,14 +210,14 @@ def _split_paths(value: str) -> list[str]:
     return [word for word in re.split(r"\s+(?=[/~%$]|none\b)", value) if word]
 
 
-def _paths(values: Sequence[str], tokens: Mapping[str, str]) -> tuple[Path, ...]:
+def _paths(values: Sequence[str], tokens: _Tokens) -> tuple[Path, ...]:
     """File names with tokens, ``${VARIABLES}`` and ``~`` filled in; ``none`` stands for no file."""
     paths = []
     for value in values:
         if value.lower() in ("", "none"):
             continue
         filled = re.sub(
-            r"\$\{(\w+)\}", lambda found: os.environ.get(found[1], ""), fill_tokens(value, tokens)
+            r"\$\{(\w+)\}", lambda found: os.environ.get(found[1], ""), _filled(value, tokens)
         )
         paths.append(Path(os.path.expanduser(filled)))
     return tuple(paths)
@@ -237,6 +239,10 @@ def _tokens(login: Login) -> dict[str, str]:
         "r": login.user,
         "u": getpass.getuser(),
     }
+
+
+def _filled(text: str, tokens: _Tokens) -> str:
+    return fill_tokens(text, tokens()) if "%" in text else text
 
 
 def fill_tokens(text: str, tokens: Mapping[str, str]) -> str:

@@ -678,7 +678,7 @@ def test_a_batch_that_was_cut_short_runs_not_at_all(make_node: Callable[..., Loc
 
     def feed(data: bytes) -> bytes:
         run = subprocess.run(
-            ["bash", "--noprofile", "--norc", "-s"],
+            node.channel.process.args,
             input=head + data,
             cwd=node.home,
             capture_output=True,

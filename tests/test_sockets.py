@@ -44,6 +44,25 @@ def test_what_came_at_once_is_given_in_pieces(ends: tuple[socket.socket, socket.
     assert came == sent
 
 
+def test_the_first_packets_are_acknowledged_at_once(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    """Also those of a peer that, as sshd, waits for it; what comes later has time."""
+    ours, peer = ends
+
+    def is_prompt() -> bool:
+        peer.sendall(b"answer")
+        assert ours.recv(6) == b"answer"
+        was_prompt = bool(ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK))
+        ours.sendall(b"question")
+        return was_prompt
+
+    ours.sendall(b"question")
+    turns = [is_prompt() for _ in range(40)]
+    assert all(turns[:10])
+    assert not any(turns[30:])
+
+
 def test_a_silence_is_a_timeout_and_loses_nothing(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
