@@ -3,6 +3,9 @@
 Rules: pure; a question changes nothing on the node but the kept-open Bash's memory of its last
 look at the processes, and the answer to the sharing test. A reply is lines, ``key=value`` where
 there are several kinds; what they mean is decided on the client.
+
+Replies are put together and written at once: Bash writes each line as soon as it has it, sshd sends
+it on by itself, and for each the client is woken.
 """
 
 from __future__ import annotations
@@ -86,7 +89,7 @@ __allot_sharing() {
 _PROBE = r"""
 __allot_say() {
   local line
-  [[ ! -r $2 ]] || { read -r line < "$2"; printf '%s=%s\n' "$1" "$line"; }
+  [[ ! -r $2 ]] || { read -r line < "$2"; reply+="$1=$line"$'\n'; }
 }
 __allot_cpus() {
   local text= online= mine there low high count=0
@@ -102,14 +105,14 @@ __allot_cpus() {
     done
   fi
   ((count)) || count=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
-  printf 'cpus=%s\n' "$count"
+  reply+="cpus=$count"$'\n'
 } 2> /dev/null
 __allot_memory() {
   local text key pattern
   IFS= read -r -d '' text < /proc/meminfo
   for key in MemTotal MemAvailable MemFree; do
     pattern="$key: *([0-9]+)"
-    [[ ! $text =~ $pattern ]] || printf '%s=%s\n' "$key" "${BASH_REMATCH[1]}"
+    [[ ! $text =~ $pattern ]] || reply+="$key=${BASH_REMATCH[1]}"$'\n'
   done
 }
 __allot_levels() {
@@ -122,7 +125,7 @@ __allot_levels() {
       local quota period
       read -r quota < "$root$level/cpu.cfs_quota_us"
       read -r period < "$root$level/cpu.cfs_period_us"
-      printf 'cpu_max=%s %s\n' "$quota" "$period"
+      reply+="cpu_max=$quota $period"$'\n'
     fi
     [[ $level == */* ]] || break
     level=${level%/*}
@@ -169,15 +172,14 @@ __allot_gpus() {
   for line in "${gpus[@]}"; do
     pid=${line##*, }
     if [[ $line == app=* && $pid == +([0-9]) && -n ${own[$pid]-} ]]; then
-      printf 'own_%s\n' "$line"
-    else
-      printf '%s\n' "$line"
+      line=own_$line
     fi
+    reply+=$line$'\n'
   done
   local -A told=()
   for pid in "${!gpus_of[@]}"; do
     line="${gpus_of[$pid]} ${job_of[$pid]-}"
-    [[ ${job_of[$pid]-$job} == "$job" || -n ${told[$line]-} ]] || printf 'held=%s\n' "$line"
+    [[ ${job_of[$pid]-$job} == "$job" || -n ${told[$line]-} ]] || reply+="held=$line"$'\n'
     told[$line]=yes
   done
 }
@@ -193,10 +195,10 @@ __allot_logout() {
   command -v loginctl > /dev/null || return 0
   while read -r line; do
     case $line in
-      KillUserProcesses=yes) printf 'logout=kills\n' ;;
+      KillUserProcesses=yes) reply+=$'logout=kills\n' ;;
       KillExcludeUsers=*)
         for user in ${line#*=}; do
-          [[ $user != "$(id -un)" ]] || printf 'logout=spares\n'
+          [[ $user != "$(id -un)" ]] || reply+=$'logout=spares\n'
         done
         ;;
     esac
@@ -207,8 +209,8 @@ __allot_logout() {
 }
 __allot_probe() {
   local job=$1 running=$2 declared=$3 terminals=$4 key nvidia= gpus=()
+  local reply="bash=$BASH_VERSION"$'\n'
   local -A own=() job_of=() gpus_of=()
-  printf 'bash=%s\n' "$BASH_VERSION"
   [[ -n $running ]] || __allot_logout
   __allot_say boot_id /proc/sys/kernel/random/boot_id
   __allot_say load /proc/loadavg
@@ -225,9 +227,9 @@ __allot_probe() {
   [[ -z $terminals ]] || __allot_terminals
   key=$HOME/.allot
   [[ -e $key ]] || key=$HOME
-  [[ ! -w $key ]] || echo home=writable
-  printf 'local_time=%(%H:%M)T\n' -1
-  printf 'clock=%s\n' "${EPOCHREALTIME:-$(printf '%(%s)T' -1)}"
+  [[ ! -w $key ]] || reply+=$'home=writable\n'
+  printf '%slocal_time=%(%H:%M)T\nclock=%s\n' \
+    "$reply" -1 "${EPOCHREALTIME:-$(printf '%(%s)T' -1)}"
 }
 """
 
@@ -314,7 +316,7 @@ __allot_foreign() {
   if [[ ! -r /proc/1/stat ]]; then
     both=$((busy - __allot_busy - ours + __allot_ours)) since=0
   fi
-  printf 'foreign=%s\n' "$((both * 100000 / hertz / elapsed + since))"
+  reply+="foreign=$((both * 100000 / hertz / elapsed + since))"$'\n'
   __allot_remember
 }
 """
@@ -322,9 +324,9 @@ __allot_foreign() {
 _TERMINALS = r"""
 __allot_terminals() {
   local user time name
-  printf 'user=%s\n' "$EUID"
+  reply+="user=$EUID"$'\n'
   while read -r user time name; do
-    [[ $user == "$EUID" || $user == 0 && $name == /dev/tty* ]] || printf 'typed=%s\n' "$time"
+    [[ $user == "$EUID" || $user == 0 && $name == /dev/tty* ]] || reply+="typed=$time"$'\n'
   done <<< "$(stat -c '%u %X %n' -- /dev/pts/[0-9]* /dev/tty[0-9]* 2> /dev/null)"
 }
 """
@@ -339,7 +341,7 @@ def alive_script(processes: Iterable[tuple[int, int]]) -> str:
     Returns:
         Bash that prints the boot id, the node's clock, and ``full`` or ``room`` for the file
         system of the job's directory; then each pid that lives, and is no recorder that has ended
-        its task and waits for another one; a line each.
+        its task and waits for another one; all in one line.
     """
     pairs = " ".join(f"{pid} {ticks}" for pid, ticks in processes)
     return f"{_ALIVE}__allot_alive {pairs}\n"
@@ -348,19 +350,17 @@ def alive_script(processes: Iterable[tuple[int, int]]) -> str:
 # Pids come round again, also after a reboot: a process is known by its start too. A zombie is dead.
 _ALIVE = r"""
 __allot_alive() {
-  local stat
-  read -r stat < /proc/sys/kernel/random/boot_id
-  echo "$stat"
-  printf '%s\n' "${EPOCHREALTIME:-$(printf '%(%s)T' -1)}"
-  stat=$(stat -f -c %a -- "${__allot_dir:-$HOME}" 2> /dev/null)
-  if [[ $stat == 0 ]]; then echo full; else echo room; fi
+  local stat boot room=room alive=
+  read -r boot < /proc/sys/kernel/random/boot_id
+  [[ $(stat -f -c %a -- "${__allot_dir:-$HOME}" 2> /dev/null) != 0 ]] || room=full
   while (($#)); do
     { read -r stat < "/proc/$1/stat"; } 2> /dev/null && {
       stat=(${stat##*) })
-      [[ ${stat[19]} != "$2" || ${stat[0]} == [ZX] ]] || __allot_is_waiting "$1" || echo "$1"
+      [[ ${stat[19]} != "$2" || ${stat[0]} == [ZX] ]] || __allot_is_waiting "$1" || alive+=" $1"
     }
     shift 2
   done
+  printf '%s %s %s%s\n' "$boot" "${EPOCHREALTIME:-$(printf '%(%s)T' -1)}" "$room" "$alive"
 }
 """
 

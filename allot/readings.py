@@ -39,10 +39,19 @@ def sizes_script(files: Iterable[str]) -> str:
 def begun_script(files: Sequence[str]) -> str:
     """Bash that prints the number, from 0 on, of each file that is there and not empty."""
     names = " ".join(map(quote, files))
-    return f"__allot_i=0; for __allot_f in {names}; do {_BEGUN}; done"
+    return f"{_BEGUN}__allot_begun {names}"
 
 
-_BEGUN = r"""[[ ! -s $__allot_f ]] || printf '%d\n' "$__allot_i"; ((++__allot_i))"""
+_BEGUN = r"""
+__allot_begun() {
+  local file number=0 begun=
+  for file; do
+    [[ ! -s $file ]] || begun+=$number$'\n'
+    ((++number))
+  done
+  printf %s "$begun"
+}
+"""
 _READ = r"""
 __allot_read() {
   [[ -e $1 ]] || { echo -; return; }
@@ -72,7 +81,7 @@ def peek_script(pieces: Iterable[tuple[str, int, int]]) -> str:
         f"__allot_peek {quote(path)} {offset} {min(length, MOST_PEEKED)}"
         for path, offset, length in pieces
     )
-    return f"{_PEEK}{calls}"
+    return f"{_PEEK}__allot_peeked=()\n{calls}\n{_SHOW}"
 
 
 # `read` succeeds where it finds a NUL, or as much as it was asked for: there may be more then. It
@@ -83,15 +92,14 @@ __allot_peek() {
   local text
   unset -v text
   if [[ ! -e $1 ]]; then
-    printf -- '-\0'
-    return
-  fi
-  if [[ -f $1 && -r $1 ]] && {
+    __allot_peeked+=(-)
+  elif [[ -f $1 && -r $1 ]] && {
     { (($2 == 0)) || LC_ALL=C IFS= read -r -N "$2" text; } &&
       unset -v text && ! LC_ALL=C IFS= read -r -d '' -n "$3" text
   } < "$1" && [[ -n ${text+set} && $text != *$'\036'* ]]
-  then printf '+%s\0' "$text"
-  else printf '?\0'
+  then __allot_peeked+=("+$text")
+  else __allot_peeked+=('?')
   fi
 } 2> /dev/null
 """
+_SHOW = r"""printf '%s\0' "${__allot_peeked[@]}"; unset -v __allot_peeked"""
