@@ -139,7 +139,8 @@ class Node:
             timeout: Seconds it may take.
 
         Returns:
-            What it wrote to stdout, notices taken out.
+            What it wrote to stdout, notices taken out, then what it left in ``__allot_reply``
+            (one message for all of it, where each line that is printed may be one).
 
         Raises:
             ConnectionFailedError: The connection broke, or there was no answer in time; it is

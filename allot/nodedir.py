@@ -22,10 +22,10 @@ __allot_prepare() {
     [[ $age == old ]] || __allot_sweep
     __allot_now
     if __allot_may "$2" > /dev/null
-    then printf 'ready %s %s %s\n' "$age" "$now" "$__allot_dir"
-    else printf 'superseded %s\n' "$__allot_newest"
+    then __allot_reply+="ready $age $now $__allot_dir"$'\n'
+    else __allot_reply+="superseded $__allot_newest"$'\n'
     fi
-  else printf 'failed %s\n' "$__allot_dir"
+  else __allot_reply+="failed $__allot_dir"$'\n'
   fi
 }
 __allot_make() {

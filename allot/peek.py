@@ -35,7 +35,7 @@ class NodeReader:
         """Have the Bash asked something else in one go with the next look, if there is one.
 
         Args:
-            script: Prints no NUL.
+            script: Answers in ``__allot_reply``, without ``readings.PEEK_END``.
         """
         self._question, self._answer = script, None
 
@@ -85,7 +85,7 @@ class NodeReader:
         pieces = [(read.path, read.offset, read.length) for read in reads]
         question, self._question = self._question, ""
         script = f"{readings.peek_script(pieces)}\n{question}"
-        *answers, rest = self._node.request(script).split(b"\0")
+        *answers, rest = self._node.request(script).split(readings.PEEK_END)
         if len(answers) != len(reads) or (rest and not question):
             raise ConnectionFailedError(self._node.name, "garbled answer of its shell")
         if question:

@@ -4,8 +4,7 @@ Rules: pure; a question changes nothing on the node but the kept-open Bash's mem
 look at the processes, and the answer to the sharing test. A reply is lines, ``key=value`` where
 there are several kinds; what they mean is decided on the client.
 
-Replies are put together and written at once: Bash writes each line as soon as it has it, sshd sends
-it on by itself, and for each the client is woken.
+What is asked often or of all nodes is answered in ``__allot_reply`` (``shell``), in one message.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def probe_script(
         patience: Seconds that the GPU driver's tool may take.
 
     Returns:
-        Bash that prints ``key=value`` lines, the node's clock last.
+        Bash that answers in ``key=value`` lines, the node's clock last.
     """
     words = (
         quote(job_id),
@@ -89,7 +88,7 @@ __allot_sharing() {
 _PROBE = r"""
 __allot_say() {
   local line
-  [[ ! -r $2 ]] || { read -r line < "$2"; reply+="$1=$line"$'\n'; }
+  [[ ! -r $2 ]] || { read -r line < "$2"; __allot_reply+="$1=$line"$'\n'; }
 }
 __allot_cpus() {
   local text= online= mine there low high count=0
@@ -105,14 +104,14 @@ __allot_cpus() {
     done
   fi
   ((count)) || count=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
-  reply+="cpus=$count"$'\n'
+  __allot_reply+="cpus=$count"$'\n'
 } 2> /dev/null
 __allot_memory() {
   local text key pattern
   IFS= read -r -d '' text < /proc/meminfo
   for key in MemTotal MemAvailable MemFree; do
     pattern="$key: *([0-9]+)"
-    [[ ! $text =~ $pattern ]] || reply+="$key=${BASH_REMATCH[1]}"$'\n'
+    [[ ! $text =~ $pattern ]] || __allot_reply+="$key=${BASH_REMATCH[1]}"$'\n'
   done
 }
 __allot_levels() {
@@ -125,7 +124,7 @@ __allot_levels() {
       local quota period
       read -r quota < "$root$level/cpu.cfs_quota_us"
       read -r period < "$root$level/cpu.cfs_period_us"
-      reply+="cpu_max=$quota $period"$'\n'
+      __allot_reply+="cpu_max=$quota $period"$'\n'
     fi
     [[ $level == */* ]] || break
     level=${level%/*}
@@ -174,12 +173,12 @@ __allot_gpus() {
     if [[ $line == app=* && $pid == +([0-9]) && -n ${own[$pid]-} ]]; then
       line=own_$line
     fi
-    reply+=$line$'\n'
+    __allot_reply+=$line$'\n'
   done
   local -A told=()
   for pid in "${!gpus_of[@]}"; do
     line="${gpus_of[$pid]} ${job_of[$pid]-}"
-    [[ ${job_of[$pid]-$job} == "$job" || -n ${told[$line]-} ]] || reply+="held=$line"$'\n'
+    [[ ${job_of[$pid]-$job} == "$job" || -n ${told[$line]-} ]] || __allot_reply+="held=$line"$'\n'
     told[$line]=yes
   done
 }
@@ -195,10 +194,10 @@ __allot_logout() {
   command -v loginctl > /dev/null || return 0
   while read -r line; do
     case $line in
-      KillUserProcesses=yes) reply+=$'logout=kills\n' ;;
+      KillUserProcesses=yes) __allot_reply+=$'logout=kills\n' ;;
       KillExcludeUsers=*)
         for user in ${line#*=}; do
-          [[ $user != "$(id -un)" ]] || reply+=$'logout=spares\n'
+          [[ $user != "$(id -un)" ]] || __allot_reply+=$'logout=spares\n'
         done
         ;;
     esac
@@ -209,8 +208,8 @@ __allot_logout() {
 }
 __allot_probe() {
   local job=$1 running=$2 declared=$3 terminals=$4 key nvidia= gpus=()
-  local reply="bash=$BASH_VERSION"$'\n'
   local -A own=() job_of=() gpus_of=()
+  __allot_reply+="bash=$BASH_VERSION"$'\n'
   [[ -n $running ]] || __allot_logout
   __allot_say boot_id /proc/sys/kernel/random/boot_id
   __allot_say load /proc/loadavg
@@ -227,9 +226,9 @@ __allot_probe() {
   [[ -z $terminals ]] || __allot_terminals
   key=$HOME/.allot
   [[ -e $key ]] || key=$HOME
-  [[ ! -w $key ]] || reply+=$'home=writable\n'
-  printf '%slocal_time=%(%H:%M)T\nclock=%s\n' \
-    "$reply" -1 "${EPOCHREALTIME:-$(printf '%(%s)T' -1)}"
+  [[ ! -w $key ]] || __allot_reply+=$'home=writable\n'
+  printf -v key '%(%H:%M)T' -1
+  __allot_reply+="local_time=$key"$'\n'"clock=${EPOCHREALTIME:-$(printf '%(%s)T' -1)}"$'\n'
 }
 """
 
@@ -316,7 +315,7 @@ __allot_foreign() {
   if [[ ! -r /proc/1/stat ]]; then
     both=$((busy - __allot_busy - ours + __allot_ours)) since=0
   fi
-  reply+="foreign=$((both * 100000 / hertz / elapsed + since))"$'\n'
+  __allot_reply+="foreign=$((both * 100000 / hertz / elapsed + since))"$'\n'
   __allot_remember
 }
 """
@@ -324,9 +323,9 @@ __allot_foreign() {
 _TERMINALS = r"""
 __allot_terminals() {
   local user time name
-  reply+="user=$EUID"$'\n'
+  __allot_reply+="user=$EUID"$'\n'
   while read -r user time name; do
-    [[ $user == "$EUID" || $user == 0 && $name == /dev/tty* ]] || reply+="typed=$time"$'\n'
+    [[ $user == "$EUID" || $user == 0 && $name == /dev/tty* ]] || __allot_reply+="typed=$time"$'\n'
   done <<< "$(stat -c '%u %X %n' -- /dev/pts/[0-9]* /dev/tty[0-9]* 2> /dev/null)"
 }
 """
@@ -339,7 +338,7 @@ def alive_script(processes: Iterable[tuple[int, int]]) -> str:
         processes: Pairs of a pid and its start ticks (field 22 of ``/proc/<pid>/stat``).
 
     Returns:
-        Bash that prints the boot id, the node's clock, and ``full`` or ``room`` for the file
+        Bash that answers with the boot id, the node's clock, and ``full`` or ``room`` for the file
         system of the job's directory; then each pid that lives, and is no recorder that has ended
         its task and waits for another one; all in one line.
     """
@@ -360,7 +359,7 @@ __allot_alive() {
     }
     shift 2
   done
-  printf '%s %s %s%s\n' "$boot" "${EPOCHREALTIME:-$(printf '%(%s)T' -1)}" "$room" "$alive"
+  __allot_reply+="$boot ${EPOCHREALTIME:-$(printf '%(%s)T' -1)} $room$alive"$'\n'
 }
 """
 

@@ -37,19 +37,18 @@ def sizes_script(files: Iterable[str]) -> str:
 
 
 def begun_script(files: Sequence[str]) -> str:
-    """Bash that prints the number, from 0 on, of each file that is there and not empty."""
+    """Bash that answers with the number, from 0 on, of each file that is there and not empty."""
     names = " ".join(map(quote, files))
     return f"{_BEGUN}__allot_begun {names}"
 
 
 _BEGUN = r"""
 __allot_begun() {
-  local file number=0 begun=
+  local file number=0
   for file; do
-    [[ ! -s $file ]] || begun+=$number$'\n'
+    [[ ! -s $file ]] || __allot_reply+=$number$'\n'
     ((++number))
   done
-  printf %s "$begun"
 }
 """
 _READ = r"""
@@ -64,6 +63,9 @@ __allot_read() {
 MOST_PEEKED = 16 * 1024
 """Bytes of a file that :func:`peek_script` shows at most."""
 
+PEEK_END = b"\x1e"
+"""What stands behind each piece in the reply to :func:`peek_script`, and in none."""
+
 UNTOLD = b"?"
 """What stands for a piece that :func:`peek_script` does not show."""
 
@@ -75,13 +77,14 @@ def peek_script(pieces: Iterable[tuple[str, int, int]]) -> str:
         pieces: A path, an offset and a length in bytes each.
 
     Returns:
-        Bash that prints for each ``-``, ``?``, or ``+`` and the bytes, and a NUL behind it.
+        Bash that answers with ``-``, ``?``, or ``+`` and the bytes for each, and ``PEEK_END``
+        behind it, in one message (``shell``).
     """
     calls = "\n".join(
         f"__allot_peek {quote(path)} {offset} {min(length, MOST_PEEKED)}"
         for path, offset, length in pieces
     )
-    return f"{_PEEK}__allot_peeked=()\n{calls}\n{_SHOW}"
+    return f"{_PEEK}{calls}"
 
 
 # `read` succeeds where it finds a NUL, or as much as it was asked for: there may be more then. It
@@ -92,14 +95,13 @@ __allot_peek() {
   local text
   unset -v text
   if [[ ! -e $1 ]]; then
-    __allot_peeked+=(-)
+    __allot_reply+=-$'\036'
   elif [[ -f $1 && -r $1 ]] && {
     { (($2 == 0)) || LC_ALL=C IFS= read -r -N "$2" text; } &&
       unset -v text && ! LC_ALL=C IFS= read -r -d '' -n "$3" text
   } < "$1" && [[ -n ${text+set} && $text != *$'\036'* ]]
-  then __allot_peeked+=("+$text")
-  else __allot_peeked+=('?')
+  then __allot_reply+="+$text"$'\036'
+  else __allot_reply+='?'$'\036'
   fi
 } 2> /dev/null
 """
-_SHOW = r"""printf '%s\0' "${__allot_peeked[@]}"; unset -v __allot_peeked"""

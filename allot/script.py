@@ -248,7 +248,7 @@ def prelude(
         time_limit: Seconds that a task may take, None for any.
 
     Returns:
-        Bash that prints ``ready <old|new> <uptime in hundredths> <absolute directory>``, ``new``
+        Bash that answers ``ready <old|new> <uptime in hundredths> <absolute directory>``, ``new``
         where the directory was not there before; or ``failed <absolute directory>``; or
         ``superseded <generation>``.
     """

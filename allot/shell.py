@@ -31,13 +31,16 @@ _EMPTY_ANSWERS = b"\n" * 8
 # A line with the length (in bytes: LC_ALL=C) and the mark comes before each request, which is read
 # as a whole, then run; where the connection breaks before, read fails and nothing runs. A Bash that
 # died of SIGPIPE half-way through a request would have run part of it.
+#
+# Bash writes each line as soon as it has it, sshd sends it on by itself, and for each the client is
+# woken: what a request leaves in __allot_reply goes out with the mark.
 _LOOP = (
     'trap "" PIPE; exec 3>&1; echo "$1"; shift; '
     'while IFS=" " read -r __allot_length __allot_mark; do '
     "if [[ -n $__allot_length ]]; then "
-    'LC_ALL=C IFS= read -r -N "$__allot_length" __allot_request || exit; '
+    'LC_ALL=C IFS= read -r -N "$__allot_length" __allot_request || exit; __allot_reply=; '
     'eval "$__allot_request" </dev/null; '
-    'printf "\\036%s end\\n" "$__allot_mark"; '
+    'printf "%s\\036%s end\\n" "$__allot_reply" "$__allot_mark"; '
     "fi; done"
 )
 _NOTICE = re.compile(rb"\x1eallot ([^\n]*)\n")
@@ -94,6 +97,8 @@ class KeptShell:
 
     def request(self, script: str, deadline: float) -> bytes:
         """Run a script without NUL characters; what it wrote to stdout, notices taken out.
+
+        Last comes what it left in ``__allot_reply``, which takes one message for all of it.
 
         Raises:
             TimeoutError: There was no answer by the deadline (monotonic seconds).

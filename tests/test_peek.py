@@ -109,11 +109,11 @@ def test_a_question_comes_along_with_one_look(node: Node, tmp_path: Path) -> Non
     (tmp_path / "a").write_text("x")
     piece = FileRead(str(tmp_path / "a"), 0, 10)
     reader = NodeReader(node)
-    reader.ask_along("echo one; echo two")
+    reader.ask_along(r"__allot_reply+=$'one\ntwo\n'")
     assert reader.take_answer() is None
     assert reader.read([piece]) == [b"x"]
     assert reader.take_answer() is None
-    reader.ask_along("echo one; echo two")
+    reader.ask_along(r"__allot_reply+=$'one\ntwo\n'")
     assert [reader.read([piece]), reader.read([piece])] == [[b"x"], [b"x"]]
     assert reader.take_answer() == b"one\ntwo\n"
     assert reader.take_answer() is None
@@ -168,7 +168,7 @@ def test_many_looks_are_worth_a_session(node: Node, tmp_path: Path) -> None:
 
 def test_a_shell_that_answers_rubbish_is_a_broken_connection(node: Node, tmp_path: Path) -> None:
     """What it says is not taken for a file's content."""
-    node.request("""printf() { builtin printf "$@" | tr -d '\\0'; }""")
+    node.request("""printf() { builtin printf "$1" "${2%?}" "${@:3}"; }""")
     with pytest.raises(ConnectionFailedError, match="garbled answer of its shell"):
         NodeReader(node).read([FileRead(str(tmp_path), 0, 10)])
 

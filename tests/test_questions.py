@@ -164,7 +164,8 @@ def foreign_cpus(before: str, *, within: str = ":", login: str = "") -> float:
         within: Bash that the kept-open Bash runs first.
         login: What the kept-open Bash is started by.
     """
-    kept_open = f"{within}\n{questions.probe_script('j', running=True)}"
+    probe = questions.probe_script("j", running=True)
+    kept_open = f'{within}\n{probe}printf %s "$__allot_reply"'
     # Not as the last command, which Bash would exec: the connection needs an ancestor.
     script = f"{before}\n{in_a_session(f'{login} bash --noprofile --norc', kept_open)}\n:"
     run = subprocess.run(
