@@ -96,6 +96,14 @@ def test_what_a_request_sets_stays_for_the_next(five_nodes: SshdNodes) -> None:
         assert node.request("false; exec 5</nonexistent; echo $?") == b"1\n"
 
 
+def test_a_reply_comes_once_and_last(five_nodes: SshdNodes) -> None:
+    """Of what a request left for its reply, bytes of all kinds, the next one knows nothing."""
+    with connected(five_nodes) as node:
+        reply = r"__allot_reply=$'%s\ö \xff\001\036'"
+        assert node.request(f"{reply}; echo first") == "first\n%s\\ö ".encode() + b"\xff\1\x1e"
+        assert node.request("echo next") == b"next\n"
+
+
 @pytest.mark.parametrize("size", [0, 1, 4096, 65_536, 1_000_000])
 def test_a_request_of_any_size_arrives_whole(five_nodes: SshdNodes, size: int) -> None:
     """Text of any length and any characters is the same on the other side."""
