@@ -81,9 +81,8 @@ def _read_settings(spec: NodeSpec, ssh_config: Path | None) -> Settings:
     settings = None if plain is None else plain.settings(spec)
     if settings is not None:
         return settings
-    return (
-        _ask_openssh(spec, ssh_config) if _has_openssh() else _read_with_paramiko(spec, ssh_config)
-    )
+    ask = _ask_openssh if _has_openssh() else _read_with_paramiko
+    return ask(spec, ssh_config)
 
 
 def _has_openssh() -> bool:

@@ -27,8 +27,8 @@ def sharing_script(
         file_system: Whether to ask on what kind of file system it lies there.
 
     Returns:
-        Bash that prints ``shared=yes`` where it could answer, before that ``file_system=`` where
-        that was asked for.
+        Bash that answers ``shared=yes`` where it could, before that ``file_system=`` where that was
+        asked for.
     """
     words = (output_dir, nonce_file, nonce, answer_file, "yes" if file_system else "")
     return f"{_SHARING}__allot_sharing {' '.join(quote(word) for word in words)}\n"
@@ -71,8 +71,8 @@ __allot_sharing() {
   local nonce=
   [[ ! -r $2 ]] || read -r nonce < "$2"
   if [[ $nonce == "$3" ]]; then
-    [[ -z $5 ]] || printf 'file_system=%s\n' "$(stat -f -c %T -- "$1")"
-    { : >| "$4"; } 2> /dev/null && echo shared=yes
+    [[ -z $5 ]] || __allot_reply+="file_system=$(stat -f -c %T -- "$1")"$'\n'
+    { : >| "$4"; } 2> /dev/null && __allot_reply+=$'shared=yes\n'
   fi
 }
 """

@@ -164,9 +164,8 @@ class KeptShell:
         status = self._channel.exit_status if self._channel.exit_status >= 0 else None
         # A login shell may say on stdout why it ends; later that is the output of a request.
         words = self._stderr or (b"" if self._started else self._buffer[-_STDERR_KEPT:])
-        said = [line.strip() for line in words.decode(errors="replace").splitlines()]
-        lines = [line for line in said if line]
-        last = f": {lines[-1]}" if lines else ""
+        said = words.decode(errors="replace").strip().splitlines()
+        last = f": {said[-1].strip()}" if said else ""
         if not self._started and status == _NOT_FOUND:
             return f"there is no Bash on the node{last}"
         if not self._started and status is not None:
