@@ -140,7 +140,7 @@ def parse_login(spec: NodeSpec, settings: Settings, ssh_config: Path | None) -> 
         ),
         user_known_hosts=_paths(known, tokens),
         global_known_hosts=_paths(known_to_all, tokens),
-        proxy_command=_filled(command, tokens) if command else None,
+        proxy_command=fill_tokens(command, tokens) if command else None,
     )
 
 
@@ -217,7 +217,7 @@ def _paths(values: Sequence[str], tokens: _Tokens) -> tuple[Path, ...]:
         if value.lower() in ("", "none"):
             continue
         filled = re.sub(
-            r"\$\{(\w+)\}", lambda found: os.environ.get(found[1], ""), _filled(value, tokens)
+            r"\$\{(\w+)\}", lambda found: os.environ.get(found[1], ""), fill_tokens(value, tokens)
         )
         paths.append(Path(os.path.expanduser(filled)))
     return tuple(paths)
@@ -241,10 +241,6 @@ def _tokens(login: Login) -> dict[str, str]:
     }
 
 
-def _filled(text: str, tokens: _Tokens) -> str:
-    return fill_tokens(text, tokens()) if "%" in text else text
-
-
-def fill_tokens(text: str, tokens: Mapping[str, str]) -> str:
+def fill_tokens(text: str, tokens: _Tokens) -> str:
     """Fill in ``%h``-like tokens; one that is not known stays as it is."""
-    return re.sub(r"%(.)", lambda found: tokens.get(found[1], found[0]), text)
+    return re.sub(r"%(.)", lambda found: tokens().get(found[1], found[0]), text)

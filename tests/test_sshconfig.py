@@ -251,4 +251,4 @@ def test_how_strict_host_keys_are_taken(value: str, meaning: str) -> None:
 
 def test_an_unknown_token_stays() -> None:
     """A token without a meaning here is left for the command."""
-    assert fill_tokens("%h %Z %%", {"h": "a", "%": "%"}) == "a %Z %"
+    assert fill_tokens("%h %Z %%", lambda: {"h": "a", "%": "%"}) == "a %Z %"
