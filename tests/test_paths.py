@@ -38,6 +38,12 @@ def test_outputs_lie_in_the_output_directory_and_the_rest_beside() -> None:
     }
 
 
+def test_what_a_job_says_and_shows_bears_its_name() -> None:
+    """What its client in the background says lies beside the state; the page is to be opened."""
+    assert paths.log_file(Path("/out"), "sweep") == Path("/out/.allot/sweep.log")
+    assert paths.report_file(Path("/out"), "sweep") == Path("/out/sweep.html")
+
+
 def test_a_file_grows_beside_its_final_place() -> None:
     """What is not whole yet is hidden, in the same directory, and belongs to one job."""
     final = Path("/out") / ("ä" * 127)
