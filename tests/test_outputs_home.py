@@ -478,9 +478,7 @@ class WordNode:
 
     def request(self, script: str, *, timeout: float = 20.0) -> bytes:  # noqa: ARG002
         if "__allot_alive" in script:
-            return "\n".join(
-                ["boot", f"{self.clock():.1f}", "room", *map(str, self.alive)]
-            ).encode()
+            return " ".join(["boot", f"{self.clock():.1f}", "room", *map(str, self.alive)]).encode()
         return b"ready new 100 /home/.allot/job/nd01" if script == "prelude" else b""
 
     def read_files(self, reads: Sequence[FileRead]) -> list[bytes | OSError]:
