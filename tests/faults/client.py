@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from typing import Any
 
 from allot import Cluster, NodeProbe, NodeTaskConfig, Task
 from faults import sabotage
-from faults.plan import Plan, make_plan
+from faults.plan import Plan
 from faults.tasks import script
 
 JOB_NAME = "job"
@@ -30,7 +31,7 @@ class Setup:
     """Where everything is; all paths are absolute.
 
     Attributes:
-        seed: The seed of the plan.
+        plan: The plan, pickled.
         output_dir: The job's.
         journal: The directory of the journals.
         node_file: The nodes.
@@ -39,7 +40,7 @@ class Setup:
         sabotage: What is switched off in Allot, or empty.
     """
 
-    seed: int
+    plan: str
     output_dir: str
     journal: str
     node_file: str
@@ -67,7 +68,7 @@ def main(setup: Setup) -> None:
     logging.basicConfig(format="%(asctime)s.%(msecs)03d %(name)s: %(message)s", level=logging.INFO)
     logging.getLogger("paramiko").setLevel(logging.WARNING)
     sabotage.apply(setup.sabotage)
-    plan = make_plan(setup.seed)
+    plan: Plan = pickle.loads(Path(setup.plan).read_bytes())
     with _cluster(setup, plan) as cluster:
         cluster.wait(progress=False)
         tasks = [_as_json(task) for task in cluster.tasks]

@@ -10,6 +10,7 @@ import heapq
 import itertools
 import json
 import os
+import pickle
 import signal
 import subprocess
 import time
@@ -80,7 +81,7 @@ def run(
     """Carry out a plan and check what came of it.
 
     Args:
-        plan: The plan; its client makes it from its seed once more.
+        plan: The plan.
         directory: An empty directory, for all files; they are left there.
         sabotage: What is switched off in Allot, or empty.
         patience: Seconds to wait for the end of the job after the last fault was mended.
@@ -143,7 +144,7 @@ class _Run:
                 for node in nodes.nodes
             ]
             setup = Setup(
-                seed=plan.seed,
+                plan=str(directory / "plan"),
                 output_dir=str(directory / "out"),
                 journal=str(directory / "journal"),
                 node_file=str(nodes.node_file),
@@ -151,6 +152,7 @@ class _Run:
                 result=str(directory / "result.json"),
                 sabotage=sabotage,
             )
+            (directory / "plan").write_bytes(pickle.dumps(plan))
             setup.save(directory / "setup.json")
             _lead_through(nodes, proxies, directory)
             one = cls(plan, directory, nodes, proxies, setup)
