@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from program import allot, assert_refused, called, environment
 from sandbox import wait_until
 
 from allot import ConfigError, NotEnoughNodesError, cli, clirun
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def allot(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run the command and wait for its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "allot", *words],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_demo_runs_the_example_job() -> None:
@@ -49,7 +35,6 @@ def test_demo_shows_a_bar_a_task_on_a_terminal(tmp_path: Path) -> None:
     """In a real terminal there is a row a task, and the job's own below."""
     tmux = ["tmux", "-S", str(tmp_path / "tmux"), "-f", "/dev/null"]
     command = f"{sys.executable} -m allot demo --nnodes 3 --steps 5; echo ended with $?; exec cat"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
 
     def screen() -> str:
         shown = subprocess.run(
@@ -58,7 +43,9 @@ def test_demo_shows_a_bar_a_task_on_a_terminal(tmp_path: Path) -> None:
         return shown.stdout
 
     subprocess.run(
-        [*tmux, "new-session", "-d", "-x", "80", "-y", "24", command], check=True, env=environment
+        [*tmux, "new-session", "-d", "-x", "80", "-y", "24", command],
+        check=True,
+        env=environment(LC_ALL="C.UTF-8"),
     )
     try:
         wait_until(lambda: bool(re.search(r"5 loop03 +[24]0%\|█+", screen())), 60, screen)
@@ -74,21 +61,34 @@ def test_demo_shows_a_bar_a_task_on_a_terminal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["nonsense"], ["demo", "--nnodes", "0"], ["demo", "--steps", "many"]]
+    ("words", "about"),
+    [
+        ([], "COMMAND"),
+        (["nonsense"], "nonsense"),
+        (["demo", "--nnodes", "0"], "--nnodes"),
+        (["demo", "--steps", "many"], "many"),
+    ],
 )
-def test_wrong_usage_is_one_clear_error(words: list[str]) -> None:
-    """Exit code 2, what is wrong on stderr, and no traceback."""
-    done = allot(*words)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert "allot" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+def test_wrong_usage_is_one_clear_error(words: list[str], about: str) -> None:
+    """Exit code 2, and one line on stderr that names what is wrong."""
+    assert_refused(called(*words), about)
 
 
-def test_help_shows_an_example() -> None:
-    """``--help`` of the program and of its command."""
-    assert "allot demo" in allot("--help").stdout
-    assert "Example: allot demo" in allot("demo", "--help").stdout
+def test_wrong_usage_is_not_the_programs_fault() -> None:
+    """The program itself ends with that code and that line, and no traceback."""
+    assert_refused(allot("demo", "--nnodes", "0"), "--nnodes")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["run", "probe", "demo", "status", "attach", "cancel", "rerun", "logs", "node", "report"],
+)
+def test_help_shows_an_example(command: str) -> None:
+    """``--help`` of every command."""
+    done = called(command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"Example: allot {command} " in done.stdout
+    assert command in called("--help").stdout
 
 
 def test_version() -> None:
@@ -133,13 +133,7 @@ def test_a_shell_completes_commands_and_options(
     asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line))}
     subprocess.run(
         [sys.executable, "-m", "allot"],
-        env={
-            **os.environ,
-            **asked,
-            "PYTHONPATH": str(ROOT),
-            "_ARGCOMPLETE_IFS": "\n",
-            "_ARGCOMPLETE_STDOUT_FILENAME": str(answer),
-        },
+        env=environment(**asked, _ARGCOMPLETE_IFS="\n", _ARGCOMPLETE_STDOUT_FILENAME=str(answer)),
         timeout=60,
         check=True,
     )

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from program import GATE, S, allot, assert_refused, called, environment, run_words, started
 from sandbox import session, wait_until
 from sshd import SshdNodes
-from test_cli_run import GATE, S, allot, assert_refused, environment, run_words, started
 
 from allot.model import NodeStatus, TaskStatus
 
@@ -29,7 +29,7 @@ def over(five_nodes: SshdNodes, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def tasks_of(out: Path, *options: str) -> list[dict[str, Any]]:
-    done = allot("status", out, "--json", *options)
+    done = called("status", out, "--json", *options)
     assert done.returncode == 0, done.stderr
     tasks: list[dict[str, Any]] = json.loads(done.stdout)["tasks"]
     return tasks
@@ -71,12 +71,12 @@ def here(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("options", [[], ["--offline"]])
 def test_status(over: Path, options: list[str]) -> None:
     """Counts, nodes and tasks, from the nodes or from what is on disk."""
-    done = allot("status", over, *options)
+    done = called("status", over, *options)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.match(rf"job allot \(\S+\) in {over}\n3 tasks: 2 COMPLETED, 1 FAILED\n", done.stdout)
     assert re.search(r"^nd01 ", done.stdout, re.MULTILINE)
     assert re.search(r"^1 +FAILED +nd\d+ +0 .* 1$", done.stdout, re.MULTILINE)
-    shown = json.loads(allot("status", over, *options, "--json").stdout)
+    shown = json.loads(called("status", over, *options, "--json").stdout)
     assert [*shown] == ["version", "job_name", "job_id", "output_dir", "counts", "tasks", "nodes"]
     assert shown["version"] == 1
     assert shown["output_dir"] == str(over)
@@ -107,13 +107,13 @@ def test_status_into_a_pipe_that_is_closed(over: Path) -> None:
 def test_a_page_about_a_job(over: Path, tmp_path: Path) -> None:
     """Beside the outputs, or where it is told; its name is printed. A picture has two formats."""
     for words, file in (([], over / "allot.html"), (["-o", "page.html"], tmp_path / "page.html")):
-        done = allot("report", over, *words, cwd=tmp_path)
+        done = called("report", over, *words, cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
         assert tmp_path / done.stdout.strip() == file
         page = file.read_text()
         assert page.startswith("<!DOCTYPE html>")
         assert "b bad" in page
-    done = allot("report", over, "--time-line", "time.gif", cwd=tmp_path)
+    done = called("report", over, "--time-line", "time.gif", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "time.gif: the time line is written as .png or .svg" in done.stderr
     assert not (tmp_path / "time.gif").exists()
@@ -122,20 +122,20 @@ def test_a_page_about_a_job(over: Path, tmp_path: Path) -> None:
 def test_logs(over: Path) -> None:
     """All of an output or its last lines; of a task that is over ``--follow`` is the same."""
     for options in ([], ["--follow"]):
-        done = allot("logs", over, "1", *options)
+        done = called("logs", over, "1", *options)
         assert (done.returncode, done.stdout, done.stderr) == (0, "a\nb bad\n\ufffd\nlast\n", "")
-    assert allot("logs", over, "1", "--tail", "1").stdout == "last\n"
-    assert allot("logs", over, "1", "--tail", "0").stdout == ""
-    assert allot("logs", over, "2", "--follow", "--tail", "1").stdout == "last\n"
+    assert called("logs", over, "1", "--tail", "1").stdout == "last\n"
+    assert called("logs", over, "1", "--tail", "0").stdout == ""
+    assert called("logs", over, "2", "--follow", "--tail", "1").stdout == "last\n"
 
 
 def test_attach_and_cancel_what_is_over(over: Path) -> None:
     """``attach`` tells how it ended, with that exit code; ``cancel`` changes nothing."""
-    done = allot("attach", over)
+    done = called("attach", over)
     assert done.returncode == 1
     assert "2 of 3 tasks completed" in done.stdout
     assert "task 1 on nd" in done.stderr
-    done = allot("cancel", over)
+    done = called("cancel", over)
     assert (done.returncode, done.stdout) == (0, "3 tasks: 2 COMPLETED, 1 FAILED\n")
 
 
@@ -150,7 +150,7 @@ def test_a_job_in_the_background(five_nodes: SshdNodes, tmp_path: Path, here: Pa
     assert "3 of 3 tasks completed" in done.stdout
     job.client_ends()
     assert "3 of 3 tasks completed" in (job.out / ".allot/allot.log").read_text()
-    assert [allot("logs", job.out, str(n)).stdout for n in (0, 2)] == ["done\n", "done\n"]
+    assert [called("logs", job.out, str(n)).stdout for n in (0, 2)] == ["done\n", "done\n"]
 
 
 def test_cancel(five_nodes: SshdNodes, tmp_path: Path, here: Path) -> None:
@@ -158,7 +158,7 @@ def test_cancel(five_nodes: SshdNodes, tmp_path: Path, here: Path) -> None:
     job = Detached(five_nodes, tmp_path / "out", here, GATE)
     done = allot("cancel", job.out, "2")
     assert (done.returncode, done.stdout) == (0, "3 tasks: 1 PENDING, 1 RUNNING, 1 CANCELLED\n")
-    done = allot("cancel", job.out, "--grace", "0.5")
+    done = called("cancel", job.out, "--grace", "0.5")
     assert (done.returncode, done.stdout) == (0, "3 tasks: 3 CANCELLED\n")
     assert {task["state"] for task in tasks_of(job.out)} == {"CANCELLED"}
     job.client_ends()
@@ -185,23 +185,23 @@ def test_nodes_are_drained_and_used_again(
     """A drained node gets nothing new; one that is down loses its tasks."""
 
     def node_is(state: str) -> bool:
-        shown = json.loads(allot("status", job.out, "--json").stdout)["nodes"]
+        shown = json.loads(called("status", job.out, "--json").stdout)["nodes"]
         return ("nd01", state) in {(node["name"], node["state"]) for node in shown}
 
     job = Detached(five_nodes, tmp_path / "out", here, f"[ $ALLOT_PROCID = 0 ] || {{ {GATE}; }}")
     job.wait_for(lambda tasks: tasks[0]["state"] == "COMPLETED")
     assert allot("node", job.out, "drain", "nd01").returncode == 0
     wait_until(lambda: node_is("DRAINED"), S, "not drained")
-    assert allot("node", job.out, "resume", "nd01").returncode == 0
+    assert called("node", job.out, "resume", "nd01").returncode == 0
     wait_until(lambda: node_is("READY"), S, "not used again")
     job.wait_for(lambda tasks: tasks[1]["state"] == "RUNNING")
-    assert allot("node", job.out, "down", "nd01").returncode == 0
+    assert called("node", job.out, "down", "nd01").returncode == 0
     job.wait_for(lambda tasks: tasks[1]["state"] == "NODE_FAIL")
     for words in (["node", str(job.out), "drain", "nd77"], ["cancel", str(job.out), "77"]):
-        done = allot(*words)
+        done = called(*words)
         assert done.returncode == 2
         assert "77" in done.stderr.splitlines()[-1]
-    assert allot("cancel", job.out).returncode == 0
+    assert called("cancel", job.out).returncode == 0
     job.client_ends()
 
 
@@ -209,31 +209,31 @@ def test_rerun(five_nodes: SshdNodes, tmp_path: Path, here: Path) -> None:
     """What failed, once more; or chosen tasks with another command. Earlier outputs are kept."""
     out = tmp_path / "out"
     line = "echo {k} >>log; [ {k} = a ] || [ -e go ]"
-    assert allot(*run_words(five_nodes, out, "--param", "k=a,b", "--", line), cwd=here).returncode
-    done = allot("rerun", out)
-    assert done.returncode == 1
+    words = run_words(five_nodes, out, "--param", "k=a,b", "--", line)
+    assert called(*words, cwd=here).returncode == 1
+    assert called("rerun", out).returncode == 1
     (here / "go").touch()
     done = allot("rerun", out)
     assert done.returncode == 0, done.stderr
     assert "allot: 1 tasks queued once more\n" in done.stderr
     assert sorted((here / "log").read_text().split()) == ["a", "b", "b", "b"]
     assert [task["attempt"] for task in tasks_of(out)] == [0, 2]
-    done = allot("rerun", out, "1", "--", "echo", "now {k}:", "{k}")
+    done = called("rerun", out, "1", "--", "echo", "now {k}:", "{k}")
     assert done.returncode == 0, done.stderr
     assert (out / "1.out").read_text() == "now b: b\n"
     assert (out / "1.out.2").exists()
-    assert_refused(allot("rerun", out, "1", "--", "echo '{k}'"), "quotes")
-    assert_refused(allot("rerun", out, "7"), "7")
+    assert_refused(called("rerun", out, "1", "--", "echo '{k}'"), "quotes")
+    assert_refused(called("rerun", out, "7"), "7")
 
 
 def test_a_directory_with_several_jobs(five_nodes: SshdNodes, tmp_path: Path) -> None:
     """``--job-name`` says which; without it their names are shown."""
     for name in ("one", "two"):
         words = run_words(five_nodes, tmp_path, "-n", "1", "-J", name, "--", f"echo {name}")
-        assert allot(*words).returncode == 0
-    assert_refused(allot("status", tmp_path), "one, two")
-    assert allot("logs", tmp_path, "0", "-J", "two").stdout == "two\n"
-    assert_refused(allot("status", tmp_path, "-J", "three"), "three")
+        assert called(*words).returncode == 0
+    assert_refused(called("status", tmp_path), "one, two")
+    assert called("logs", tmp_path, "0", "-J", "two").stdout == "two\n"
+    assert_refused(called("status", tmp_path, "-J", "three"), "three")
 
 
 @pytest.mark.parametrize(
@@ -270,5 +270,5 @@ def test_wrong_use_is_one_line(over: Path, tmp_path: Path, words: list[str], abo
     rubbish.parent.mkdir(parents=True)
     rubbish.write_text("rubbish")
     given = [str(over) if word == "OVER" else word for word in words]
-    assert_refused(allot(*given, cwd=tmp_path), about)
+    assert_refused(called(*given, cwd=tmp_path), about)
     assert rubbish.read_text() == "rubbish"

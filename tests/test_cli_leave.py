@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from program import GATE, S, allot, assert_refused, called, environment, run_words
 from sandbox import session, wait_until
 from sshd import SshdNodes
-from test_cli_run import GATE, S, allot, assert_refused, environment, run_words
 
 ENTRY = "import sys\nfrom allot.cli import main\nsys.exit(main())\n"
 
@@ -77,7 +77,7 @@ def on_terminal(words: list[str], cwd: Path) -> Iterator[Terminal]:
 
 
 def counts(out: Path) -> dict[str, int]:
-    done = allot("status", out, "--offline", "--json")
+    done = called("status", out, "--offline", "--json")
     assert done.returncode == 0, done.stderr
     return {state: n for state, n in json.loads(done.stdout)["counts"].items() if n}
 
@@ -117,7 +117,7 @@ def test_ctrl_c_offers_a_client_in_the_background(
     else:
         assert found is None
         assert counts(out)["PENDING"] == 2
-        done = allot("cancel", out)
+        done = called("cancel", out)
         assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -130,7 +130,7 @@ def test_a_job_that_is_not_over_is_refused_or_overwritten(
     line = f"trap 'echo ended >>log; exit 1' TERM; touch began; {GATE}"
     assert allot(*words, "--detach", "--", line, cwd=here).returncode == 0
     wait_until((here / "began").exists, S, "no task began")
-    done = allot(*words, "--", "echo new >>log", cwd=here)
+    done = called(*words, "--", "echo new >>log", cwd=here)
     assert_refused(done, "is not over: 1 tasks run, 1 wait")
     assert f"allot attach '{out}' goes on with it, --overwrite cancels it first" in done.stderr
     done = allot(*words, "--overwrite", "--", "echo new >>log", cwd=here)
@@ -153,7 +153,7 @@ def test_no_client_can_be_started_in_the_background(
     assert said.startswith("allot: no client can be started in the background: ")
     assert f"{out}/.allot/allot.log: Is a directory" in said
     assert said.endswith(f"what waits starts with: allot attach {out} --job-name allot")
-    assert allot("attach", out, "--job-name", "allot").returncode == 0
+    assert called("attach", out, "--job-name", "allot").returncode == 0
 
 
 def test_progress_as_a_program_tells_it_and_the_profile(
@@ -172,5 +172,5 @@ def test_progress_as_a_program_tells_it_and_the_profile(
     finally:
         profile.unlink() if before is None else profile.write_text(before)
     assert "profile it\n" in (tmp_path / "0.out").read_text()
-    shown = json.loads(allot("status", tmp_path, "--offline", "--json").stdout)
+    shown = json.loads(called("status", tmp_path, "--offline", "--json").stdout)
     assert shown["tasks"][0]["progress"] == [3, 4]

@@ -2,84 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import NodesFactory
+from program import GATE, PROGRAM, S, allot, assert_refused, called, environment, run_words, started
 from sandbox import wait_until
 from servers import free_port
 from sshd import SshdNodes
-from test_cli import ROOT
-
-from allot import cli
-
-S = 60.0
-"""Seconds that anything may take on a busy machine."""
-
-PROGRAM = [sys.executable, "-m", "allot"]
-GATE = "until [ -e go ]; do sleep 0.05; done"
-
-
-def environment(**variables: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), **variables}
-
-
-def allot(
-    *words: str | Path, cwd: Path | None = None, stdin: str = "", env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run the command and wait for its end."""
-    return subprocess.run(
-        [*PROGRAM, *map(str, words)],
-        cwd=cwd,
-        env=env or environment(),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=2 * S,
-        check=False,
-    )
-
-
-@contextmanager
-def started(*words: str | Path, cwd: Path | None = None) -> Iterator[subprocess.Popen[str]]:
-    """The command while it runs."""
-    with subprocess.Popen(
-        [*PROGRAM, *map(str, words)],
-        cwd=cwd,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def run_words(nodes: SshdNodes, out: Path, *words: str | Path) -> list[str]:
-    """``allot run`` on test nodes, which may be as busy as they like."""
-    given = ["--node-file", nodes.node_file, "--ssh-config", nodes.ssh_config, "--output-dir", out]
-    return ["run", *map(str, given), "--max-load", "none", "--oversubscribe", *map(str, words)]
-
-
-def assert_refused(done: subprocess.CompletedProcess[str], about: str = "") -> None:
-    """Exit code 2 and one line on stderr, which names what is wrong."""
-    assert done.returncode == 2, done
-    assert done.stdout == ""
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith("allot")
-    assert about in done.stderr
 
 
 @pytest.fixture
@@ -141,7 +77,9 @@ def test_a_dry_run_shows_the_lines_and_makes_nothing(tmp_path: Path) -> None:
     """Lists, ranges, padded ranges, and all combinations; no directory, no connection."""
     out = tmp_path / "out"
     words: list[str | Path] = ["run", "--output-dir", out, "--dry-run", "--param", "lr=0.1,a b"]
-    done = allot(*words, "--param", "seed=0-2", "--param", "n=09-10", "--", "t {lr} {seed} {n} {x}")
+    done = called(
+        *words, "--param", "seed=0-2", "--param", "n=09-10", "--", "t {lr} {seed} {n} {x}"
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         f"t {lr} {seed} {n} {{x}}"
@@ -150,10 +88,10 @@ def test_a_dry_run_shows_the_lines_and_makes_nothing(tmp_path: Path) -> None:
         for n in ("09", "10")
     ]
     assert not out.exists()
-    assert allot(
+    assert called(
         "run", "--output-dir", out, "--dry-run", "-n", "2", "--", "t {proc_id}"
     ).stdout == ("t 0\nt 1\n")
-    done = allot("run", "--output-dir", out, "--dry-run", "--", "t {proc_id}")
+    done = called("run", "--output-dir", out, "--dry-run", "--", "t {proc_id}")
     assert (done.returncode, done.stdout) == (0, "t {proc_id}\n")
     assert "slots" in done.stderr
 
@@ -216,12 +154,12 @@ def test_a_name_used_twice_and_a_job_resumed(
     """The earlier job is moved away; with ``--resume`` what completed there is kept."""
     words = run_words(five_nodes, tmp_path / "out", "--param", "k=a,b")
     line = "echo {k} >>log; [ {k} = a ] || [ -e go ]"
-    assert allot(*words, "--", line, cwd=here).returncode == 1
+    assert called(*words, "--", line, cwd=here).returncode == 1
     (here / "go").touch()
-    done = allot(*words, "--resume", "--", line, cwd=here)
+    done = called(*words, "--resume", "--", line, cwd=here)
     assert done.returncode == 0, done.stderr
     assert sorted((here / "log").read_text().split()) == ["a", "b", "b"]
-    done = allot(*words, "--", line, cwd=here)
+    done = called(*words, "--", line, cwd=here)
     assert done.returncode == 0, done.stderr
     assert sorted((here / "log").read_text().split()) == ["a", "a", "b", "b", "b"]
     moved = [path for path in (tmp_path / "out/.allot").iterdir() if path.is_dir()]
@@ -284,7 +222,7 @@ def test_too_few_nodes(five_nodes: SshdNodes, tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "127.0.0.9: connection refused" in done.stderr
     words = run_words(five_nodes, tmp_path, "--min-free-memory", "900T", "-N", "2", "--", "true")
-    done = allot(*words)
+    done = called(*words)
     assert done.returncode == 3
     assert all(f"{name}: busy" in done.stderr for name in five_nodes.names)
 
@@ -303,7 +241,7 @@ def test_a_look_at_nodes(five_nodes: SshdNodes, tmp_path: Path) -> None:
     assert second.split()[:2] == ["127.0.0.9", "UNREACHABLE"]
     assert "connection refused" in second
     assert third.split()[:2] == ["nd02", "READY"]
-    done = allot(*words, "--max-load", "none", "--min-free-memory", "900T", "--json")
+    done = called(*words, "--max-load", "none", "--min-free-memory", "900T", "--json")
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
     assert shown["version"] == 1
@@ -365,45 +303,19 @@ def test_a_look_at_nodes(five_nodes: SshdNodes, tmp_path: Path) -> None:
         (["--ssh-config", "missing", "--", "true"], "missing"),
     ],
 )
-def test_wrong_use_of_run_is_one_line(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    words: list[str],
-    about: str,
-) -> None:
+def test_wrong_use_of_run_is_one_line(tmp_path: Path, words: list[str], about: str) -> None:
     """Exit code 2 and one line that names what is wrong; no job is made."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     given = [] if {"-w", "--node-file"} & {*words} else ["-w", "127.0.0.9:9"]
-    given = ["run", "--output-dir", "out", *given, *words]
-    try:
-        code = cli.main(given)
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    assert_refused(subprocess.CompletedProcess(given, code, *capsys.readouterr()), about)
+    done = called("run", "--output-dir", "out", *given, *words, cwd=tmp_path)
+    assert_refused(done, about)
     assert not (tmp_path / "out").exists()
 
 
 def test_wrong_use_of_the_others_is_one_line(tmp_path: Path) -> None:
     """The output directory is asked for; a host file must be there and hold nodes."""
-    assert_refused(allot("run", "-w", "127.0.0.9:9", "--", "true"), "--output-dir")
-    assert_refused(allot("run", "--output-dir", tmp_path, "--", "true"), "node")
-    assert_refused(allot("probe"), "F")
-    assert_refused(allot("probe", tmp_path / "missing"), "missing")
-    assert_refused(allot("probe", "/dev/null"), "/dev/null")
-    assert_refused(allot("probe", "/dev/null", "--", "true"), "true")
-    assert_refused(allot("nonsense"), "nonsense")
-    assert_refused(allot(), "COMMAND")
-    assert_refused(allot("demo", "--nnodes", "many"), "many")
-
-
-@pytest.mark.parametrize(
-    "command", ["run", "probe", "demo", "status", "attach", "cancel", "rerun", "logs", "node"]
-)
-def test_help_shows_an_example(command: str) -> None:
-    """``--help`` of every command."""
-    done = allot(command, "--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"Example: allot {command} " in done.stdout
-    assert command in allot("--help").stdout
+    assert_refused(called("run", "-w", "127.0.0.9:9", "--", "true"), "--output-dir")
+    assert_refused(called("run", "--output-dir", tmp_path, "--", "true"), "node")
+    assert_refused(called("probe"), "F")
+    assert_refused(called("probe", tmp_path / "missing"), "missing")
+    assert_refused(called("probe", "/dev/null"), "/dev/null")
+    assert_refused(called("probe", "/dev/null", "--", "true"), "true")

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from program import GATE, PROGRAM, S, environment, run_words
 from servers import free_port
 from sshd import SshdNodes
-from test_cli_run import GATE, PROGRAM, S, environment, run_words
 
 from allot import Cluster, ConfigError, NodeProbe, cli
 
