@@ -209,20 +209,21 @@ class Front(Control):
                 directory.rmdir()
 
     def _detach(self, board: Board | None) -> None:
-        if board is not None:
-            board.close(self._snapshot())
         watched = self._watching()
-        self._was_told_what_is_left = True
-        running, waiting = watched.count(TaskState.RUNNING), watched.count(TaskState.PENDING)
-        say(
-            f"detached; {running} tasks of job {self.job_name} go on, {waiting} wait; "
-            f"their outputs lie in {self.output_dir}"
-        )
-        say(self._way_back())
         try:
+            if board is not None:
+                board.close(self._snapshot())
+            self._was_told_what_is_left = True
+            running, waiting = watched.count(TaskState.RUNNING), watched.count(TaskState.PENDING)
+            say(
+                f"detached; {running} tasks of job {self.job_name} go on, {waiting} wait; "
+                f"their outputs lie in {self.output_dir}"
+            )
+            say(self._way_back())
             self.close()
-        except KeyboardInterrupt:
-            watched.hang_up()  # a second Ctrl-C: nothing is waited for
+        except KeyboardInterrupt:  # a second Ctrl-C: nothing is waited for
+            watched.hang_up()
+            self.close()
             raise
 
     def _way_back(self) -> str:

@@ -42,7 +42,7 @@ _GATHER_RATIO = 9
 _MOST_GATHER_S = 0.02
 _ORDER_S = 30.0
 _SPARE_RETRY_S = 30.0
-_ORDERS_S = 0.5
+_LOOK_S = 0.5
 _KEEP_ALL_S = 2.0
 _NOTHING = Changes()
 
@@ -84,7 +84,7 @@ class Monitor(Watched):
         self._tell: Callable[[str], None] = _log.warning
         self._recruiting = False
         self._recruit_at = 0.0
-        self._orders_at = 0.0
+        self._look_at = 0.0
         self._keep_all_at = 0.0
         self._gather_until = 0.0
         self._timetable = Timetable()
@@ -267,7 +267,7 @@ class Monitor(Watched):
                 self._store.lease.check_successor()
                 self._dispatch()
                 self._collect()
-                self._take_orders()
+                self._look_around()
                 self._foreman.give_up_silent()
                 if self._unkept is None:
                     self._foreman.fill_slots()
@@ -278,13 +278,13 @@ class Monitor(Watched):
         except SupersededError as error:
             self._tell(f"{error}; this client only watches now")
             is_superseded = True
-            self._hang_up()
         except BaseException as error:
             _log.exception("the monitor stopped")
             self.error = error
         finally:
             self._closing.set()
             self._store.close()
+            self._hang_up()  # a program that ends without close() waits for the pool
             if is_superseded:
                 self._follow_by_a_watcher()
             self._publish()
@@ -326,11 +326,13 @@ class Monitor(Watched):
             self._tell(f"the state of job {self._store.state_file.stem} can be written again")
             self._unkept = None
 
-    def _take_orders(self) -> None:
+    def _look_around(self) -> None:
+        """See from time to time what other clients order, and whether the program ends."""
         now = time.monotonic()
-        if now < self._orders_at:
+        if now < self._look_at:
             return
-        self._orders_at = now + _ORDERS_S
+        self._look_at = now + _LOOK_S
+        self._submit(lambda: None)  # there may be no turn to be refused: all are under way
         try:
             asked_to_leave = self._desk.follow()
         except OSError as error:
@@ -390,9 +392,6 @@ class Monitor(Watched):
                 while True:
                     has_news |= item() is not False
                     item = self._queue.get_nowait()
-        if not threading.main_thread().is_alive():
-            self._closing.set()  # nobody closed the cluster, and the pool is being joined
-            self._hang_up()
 
     def _replace_lost_nodes(self) -> None:
         if self._recruiting or time.monotonic() < self._recruit_at or not self._foreman.lacks_nodes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -33,6 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.update(HOME=f"{own.directory}/home", TMPDIR=f"{own.directory}/tmp")
     os.environ[MARK] = own.token
     os.environ.pop("SSH_AUTH_SOCK", None)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script started the tests with &
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     tempfile.tempdir = None  # decided anew from TMPDIR
     if config.option.basetemp is None:
         config.option.basetemp = own.directory / "t"

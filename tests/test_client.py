@@ -18,6 +18,9 @@ from sandbox import wait_until
 from sshd import SshdNodes
 from user import ROOT, User
 
+SOON_S = 12.0
+"""Far below the 20 s that a request may take, far above what an end takes on a busy machine."""
+
 SCRIPT = """
 import sys
 from allot import Cluster, NodeProbe
@@ -77,23 +80,72 @@ def test_ctrl_c_in_wait_detaches(five_nodes: SshdNodes, tmp_path: Path) -> None:
         wait_until(lambda: first_two_are_done(tmp_path), 20, "the tasks did not go on")
 
 
-def test_a_second_ctrl_c_leaves_at_once(sshd_nodes: NodesFactory, tmp_path: Path) -> None:
-    """Also while a node does not answer, and the first Ctrl-C waits for it."""
+ASKED = """
+import os, signal, time
+from allot import front
+
+def wait_until_the_second_node_is_asked():
+    while not cluster._post.watched._foreman.seats[1].under_way:
+        time.sleep(0.01)
+"""
+
+AGAIN = (
+    ASKED
+    + """
+say = front.say
+
+def say_and_interrupt(line):
+    front.say = say
+    say(line)
+    wait_until_the_second_node_is_asked()
+    os.kill(os.getpid(), signal.SIGINT)
+
+front.say = say_and_interrupt
+"""
+)
+
+
+@pytest.mark.parametrize("moment", ["as soon as that is told", "while it is told"])
+def test_a_second_ctrl_c_leaves_at_once(
+    sshd_nodes: NodesFactory, tmp_path: Path, moment: str
+) -> None:
+    """Also while a node does not answer, for which the first Ctrl-C, or the pool, would wait."""
     nodes = sshd_nodes(2)
-    with client(nodes, tmp_path, "cluster.wait()\n") as process:
+    before = AGAIN if moment == "while it is told" else ""
+    with client(nodes, tmp_path, f"{before}cluster.wait()\n") as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert "RUNNING" in process.stdout.readline()
         nodes.node(1).freeze()
         process.send_signal(signal.SIGINT)
         assert "detached" in process.stderr.readline()
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        if not before:
+            process.send_signal(signal.SIGINT)
+        process.communicate(timeout=SOON_S)
         # Not what Python says of it: the second may come just while that is written.
         assert process.returncode == -signal.SIGINT
         nodes.node(1).thaw()
         (tmp_path / "go-on").touch()
         wait_until(lambda: first_two_are_done(tmp_path), 20, "the tasks did not go on")
+
+
+def test_an_end_without_close_waits_for_no_node(sshd_nodes: NodesFactory, tmp_path: Path) -> None:
+    """A program that just ends while a node that was asked does not answer."""
+    nodes = sshd_nodes(2)
+    ending = """
+while not os.path.exists("frozen"):
+    time.sleep(0.01)
+wait_until_the_second_node_is_asked()
+print("asked", flush=True)
+"""
+    with client(nodes, tmp_path, ASKED + ending) as process:
+        nodes.node(1).freeze()
+        (tmp_path / "frozen").touch()
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asked\n"
+        process.communicate(timeout=SOON_S)
+        assert process.returncode == 0
+        nodes.node(1).thaw()
 
 
 @pytest.mark.parametrize("ending", ["", "raise SystemExit(3)\n", "1 / 0\n"])
