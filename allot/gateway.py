@@ -231,7 +231,7 @@ class Gateway:
         line.cut()
         with self._lock:
             self._lines.discard(line)
-            client = line.client
+            client, line.client = line.client, None  # of two who hang up one sees it off
         if client is not None:
             _see_off(client)
 
@@ -261,7 +261,8 @@ def _is_spent(shared: Future[Connection]) -> bool:
 
 
 def _transport_of(line: Connection) -> paramiko.Transport | None:
-    return None if line.client is None else line.client.get_transport()
+    client = line.client
+    return None if client is None else client.get_transport()
 
 
 def _is_turned_away(exc: Exception) -> bool:
