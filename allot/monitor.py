@@ -21,6 +21,7 @@ from typing import Any, TypeAlias, TypeVar
 from allot.desk import OrderDesk
 from allot.errors import AllotError, ConfigError, ConnectionFailedError
 from allot.foreman import Foreman
+from allot.interpreter import notice_of_exit
 from allot.lease import SupersededError
 from allot.memory import needs_disk
 from allot.model import NodeStatus, TaskState, TaskStatus
@@ -42,7 +43,7 @@ _GATHER_RATIO = 9
 _MOST_GATHER_S = 0.02
 _ORDER_S = 30.0
 _SPARE_RETRY_S = 30.0
-_LOOK_S = 0.5
+_ORDERS_S = 0.5
 _KEEP_ALL_S = 2.0
 _NOTHING = Changes()
 
@@ -84,7 +85,7 @@ class Monitor(Watched):
         self._tell: Callable[[str], None] = _log.warning
         self._recruiting = False
         self._recruit_at = 0.0
-        self._look_at = 0.0
+        self._orders_at = 0.0
         self._keep_all_at = 0.0
         self._gather_until = 0.0
         self._timetable = Timetable()
@@ -263,17 +264,9 @@ class Monitor(Watched):
     def _run(self) -> None:
         is_superseded = False
         try:
-            while not self._closing.is_set():
-                self._store.lease.check_successor()
-                self._dispatch()
-                self._collect()
-                self._look_around()
-                self._foreman.give_up_silent()
-                if self._unkept is None:
-                    self._foreman.fill_slots()
-                    self._replace_lost_nodes()
-                self._keep()
-                self._publish()
+            with notice_of_exit() as is_exiting:
+                while not (self._closing.is_set() or is_exiting()):
+                    self._go_round()
             self._keep(all_of=True)
         except SupersededError as error:
             self._tell(f"{error}; this client only watches now")
@@ -288,6 +281,18 @@ class Monitor(Watched):
             if is_superseded:
                 self._follow_by_a_watcher()
             self._publish()
+
+    def _go_round(self) -> None:
+        self._store.lease.check_successor()
+        self._dispatch()
+        self._collect()
+        self._take_orders()
+        self._foreman.give_up_silent()
+        if self._unkept is None:
+            self._foreman.fill_slots()
+            self._replace_lost_nodes()
+        self._keep()
+        self._publish()
 
     def _follow_by_a_watcher(self) -> None:
         try:
@@ -326,13 +331,11 @@ class Monitor(Watched):
             self._tell(f"the state of job {self._store.state_file.stem} can be written again")
             self._unkept = None
 
-    def _look_around(self) -> None:
-        """See from time to time what other clients order, and whether the program ends."""
+    def _take_orders(self) -> None:
         now = time.monotonic()
-        if now < self._look_at:
+        if now < self._orders_at:
             return
-        self._look_at = now + _LOOK_S
-        self._submit(lambda: None)  # there may be no turn to be refused: all are under way
+        self._orders_at = now + _ORDERS_S
         try:
             asked_to_leave = self._desk.follow()
         except OSError as error:
