@@ -17,6 +17,7 @@ from allot.launcher import Launcher, choose_factory
 from allot.lifecycle import Ledger, Placement
 from allot.memory import Memory
 from allot.model import TaskState, TaskStatus
+from allot.orders import Order
 from allot.records import CancelRecord, Changes, JobState
 from allot.scheduler import may_retry, plan, should_drain
 from allot.script import CancelOrder, Launch
@@ -241,6 +242,29 @@ class Foreman:
         if not self._holding.is_set():
             self.send(placement, launch)
         return True
+
+    def obey(self, order: Order) -> int:
+        """Do what a user orders.
+
+        Returns:
+            How many tasks were queued once more.
+
+        Raises:
+            ConfigError: There is no such task or node, or the order is none for who drives a job.
+        """
+        if order.kind == "cancel":
+            self.cancel(order.proc_ids, order.grace, "cancelled by the user")
+        elif order.kind == "rerun":
+            return self.requeue(order.proc_ids, order.command)
+        elif order.kind == "drain":
+            self.seat(order.node).drain("drained by the user")
+        elif order.kind == "resume":
+            self.seat(order.node).resume()
+        elif order.kind == "down":
+            self.give_up(self.seat(order.node))
+        else:
+            raise ConfigError(f"a client that drives a job cannot be told to {order.kind}")
+        return 0
 
     def cancel(self, proc_ids: Iterable[int] | None, grace: float, reason: str) -> None:
         """Cancel tasks (None: all); what has ended is left as it is.

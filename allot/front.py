@@ -222,8 +222,10 @@ class Front(Control):
             say(self._way_back())
             self.close()
         except KeyboardInterrupt:  # a second Ctrl-C: nothing is waited for
-            watched.hang_up()
-            self.close()
+            try:
+                watched.hang_up()
+            finally:
+                self.close()
             raise
 
     def _way_back(self) -> str:

@@ -21,11 +21,8 @@ def notice_of_exit() -> Iterator[Callable[[], bool]]:
         Says whether it does: a pool's idle thread, kept for that, has ended.
 
     Raises:
-        RuntimeError: It is on its way out already.
+        RuntimeError: It is on its way out already, or no thread can be started.
     """
-    pool = ThreadPoolExecutor(1, "allot-exit")
-    try:
+    with ThreadPoolExecutor(1, "allot-exit") as pool:
         idle = pool.submit(threading.current_thread).result()
         yield lambda: not idle.is_alive()
-    finally:
-        pool.shutdown(wait=False)

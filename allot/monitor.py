@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from allot.desk import OrderDesk
-from allot.errors import AllotError, ConfigError, ConnectionFailedError
+from allot.errors import AllotError, ConnectionFailedError
 from allot.foreman import Foreman
 from allot.interpreter import notice_of_exit
 from allot.lease import SupersededError
@@ -158,7 +158,9 @@ class Monitor(Watched):
         """See :class:`Watched`."""
         self._foreman.hold()
         seats = list(self._foreman.seats.values())
-        self.wait_for(lambda: not any(seat.owes_mail for seat in seats), timeout)
+        self.wait_for(
+            lambda: self._closing.is_set() or not any(seat.owes_mail for seat in seats), timeout
+        )
 
     def stop(self, timeout: float) -> None:
         """End the thread; turns under way are left to their workers."""
@@ -173,7 +175,9 @@ class Monitor(Watched):
             seat.driver.release()
 
     def hang_up(self) -> None:
-        """See :class:`Watched`."""
+        """See :class:`Watched`; what fails by it is no news of the nodes."""
+        self._closing.set()
+        self._queue.put(lambda: None)
         self._hang_up()
 
     def clean_up(self, timeout: float) -> None:
@@ -199,19 +203,7 @@ class Monitor(Watched):
         return self.ask(lambda: self._obey(order))
 
     def _obey(self, order: Order) -> int:
-        foreman, count = self._foreman, 0
-        if order.kind == "cancel":
-            foreman.cancel(order.proc_ids, order.grace, "cancelled by the user")
-        elif order.kind == "rerun":
-            count = foreman.requeue(order.proc_ids, order.command)
-        elif order.kind == "drain":
-            foreman.seat(order.node).drain("drained by the user")
-        elif order.kind == "resume":
-            foreman.seat(order.node).resume()
-        elif order.kind == "down":
-            foreman.give_up(foreman.seat(order.node))
-        else:
-            raise ConfigError(f"a client that drives a job cannot be told to {order.kind}")
+        count = self._foreman.obey(order)
         self._keep(durable=True)
         if self._unkept is not None:
             raise AllotError(f"the order is followed, but cannot be recorded: {self._unkept}")
@@ -262,22 +254,27 @@ class Monitor(Watched):
     # What the thread does.
 
     def _run(self) -> None:
-        is_superseded = False
+        is_superseded = is_ending = False
         try:
             with notice_of_exit() as is_exiting:
                 while not (self._closing.is_set() or is_exiting()):
                     self._go_round()
+                is_ending = not self._closing.is_set()
             self._keep(all_of=True)
+            if is_ending:
+                self.error = AllotError("the program ends")
         except SupersededError as error:
             self._tell(f"{error}; this client only watches now")
             is_superseded = True
+            self._hang_up()
         except BaseException as error:
             _log.exception("the monitor stopped")
             self.error = error
         finally:
             self._closing.set()
             self._store.close()
-            self._hang_up()  # a program that ends without close() waits for the pool
+            if is_ending:  # and waits for the pool: whom this sets free were the last
+                self._hang_up()
             if is_superseded:
                 self._follow_by_a_watcher()
             self._publish()
@@ -354,10 +351,8 @@ class Monitor(Watched):
             self._submit(self._take_turn, seat, seat.take_mail())
 
     def _submit(self, work: Callable[..., None], *arguments: Any) -> None:
-        try:
+        with contextlib.suppress(RuntimeError):  # the interpreter is on its way out
             self._pool.submit(work, *arguments)
-        except RuntimeError:  # the interpreter is on its way out
-            self._closing.set()
 
     def _take_turn(self, seat: Seat, mail: Mail) -> None:
         try:
@@ -372,6 +367,8 @@ class Monitor(Watched):
             seat.driver.node.when_heard(lambda: self._queue.put(lambda: self._hear(seat)))
 
     def _apply(self, seat: Seat, turn: Turn) -> bool:
+        if turn.error and self._closing.is_set():
+            return False
         before = standing(seat)
         with self.changed:  # who waits sees all of a turn, or nothing of it
             self._foreman.apply(seat, turn)

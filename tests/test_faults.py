@@ -534,22 +534,29 @@ def test_requests_that_are_read_late_run_nothing_twice(tmp_path: Path) -> None:
     """What an old connection asked for is done by whoever asked again."""
     report = run_plan(lags(), tmp_path)
     assert report.violations == (), str(report)
-    assert report.done["lag"] > 1
+    assert report.done.get("lag", 0) > 1, str(report)
 
 
 # For each: what is switched off, what the suite must find then, and where it does.
 SABOTAGED = {
-    "claim": (Rule.DOUBLE, lags()),
-    "offset": (Rule.STATE, make_plan(30)),
+    "claim": (Rule.DOUBLE, [lags(), lags(5)]),
+    "offset": (Rule.STATE, [make_plan(seed) for seed in (30, 325, 580)]),
 }
 
 
 @pytest.mark.parametrize("part", SABOTAGED)
 def test_the_suite_can_fail(tmp_path: Path, part: str) -> None:
     """With a part of Allot switched off, it finds what that part is there for."""
-    rule, plan = SABOTAGED[part]
-    report = run_plan(plan, tmp_path, sabotage=part, patience=20.0)
-    assert rule in [violation.rule for violation in report.violations], str(report)
+    rule, plans = SABOTAGED[part]
+    others: list[str] = []
+    for number, plan in enumerate(plans):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        report = run_plan(plan, directory, sabotage=part, patience=20.0)
+        others += map(str, report.violations)
+        if rule in [violation.rule for violation in report.violations]:
+            return
+    pytest.fail(f"{rule} was not found, but {others}")
 
 
 def run_plan(plan: Plan, directory: Path, *, sabotage: str = "", patience: float = 60.0) -> Report:
