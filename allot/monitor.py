@@ -164,8 +164,7 @@ class Monitor(Watched):
 
     def stop(self, timeout: float) -> None:
         """End the thread; turns under way are left to their workers."""
-        self._closing.set()
-        self._queue.put(lambda: None)
+        self._come_to_an_end()
         if self._thread.ident is not None:
             self._thread.join(timeout)
 
@@ -176,9 +175,12 @@ class Monitor(Watched):
 
     def hang_up(self) -> None:
         """See :class:`Watched`; what fails by it is no news of the nodes."""
+        self._come_to_an_end()
+        self._hang_up()
+
+    def _come_to_an_end(self) -> None:
         self._closing.set()
         self._queue.put(lambda: None)
-        self._hang_up()
 
     def clean_up(self, timeout: float) -> None:
         """See :class:`Watched`; what could not be ended on a node yet keeps its directory."""
@@ -273,7 +275,7 @@ class Monitor(Watched):
         finally:
             self._closing.set()
             self._store.close()
-            if is_ending:  # and waits for the pool: whom this sets free were the last
+            if is_ending:  # last: it lets the program end, and this thread with it
                 self._hang_up()
             if is_superseded:
                 self._follow_by_a_watcher()

@@ -7,7 +7,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -73,10 +73,19 @@ def called(
 @contextlib.contextmanager
 def started(*words: str | Path, cwd: Path | None = None) -> Iterator[subprocess.Popen[str]]:
     """The program while it runs."""
+    with running([*PROGRAM, *map(str, words)], environment(), cwd) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str | Path], variables: Mapping[str, str], cwd: Path | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Any program while it runs."""
     with subprocess.Popen(
-        [*PROGRAM, *map(str, words)],
+        command,
         cwd=cwd,
-        env=environment(),
+        env=variables,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

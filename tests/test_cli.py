@@ -88,7 +88,9 @@ def test_help_shows_an_example(command: str) -> None:
     done = called(command, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"Example: allot {command} " in done.stdout
-    assert command in called("--help").stdout
+    every = called("--help").stdout
+    assert command in every
+    assert "allot demo" in every
 
 
 def test_version() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from program import running
 from sshd import SshdNodes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,16 +71,6 @@ class User:
     @contextmanager
     def started(self, *words: str | Path) -> Iterator[subprocess.Popen[str]]:
         """A Python program while it runs."""
-        with subprocess.Popen(
-            [sys.executable, *words],
-            cwd=self.directory,
-            env={**os.environ, **self.variables},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
+        variables = {**os.environ, **self.variables}
+        with running([sys.executable, *words], variables, self.directory) as process:
+            yield process
