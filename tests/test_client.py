@@ -167,6 +167,20 @@ def test_an_end_without_close_does_not_hang(
         wait_until(lambda: first_two_are_done(tmp_path), 20, "the tasks did not go on")
 
 
+def test_a_wait_in_another_thread_is_told_of_the_end(five_nodes: SshdNodes, tmp_path: Path) -> None:
+    """It would have nothing to wake it once the program's main thread has ended."""
+    ending = """
+import threading
+threading.Thread(target=cluster.wait, kwargs={"progress": False}).start()
+"""
+    with client(five_nodes, tmp_path, ending) as process:
+        _, said = process.communicate(timeout=30)
+        assert "AllotError" in said
+        assert process.returncode == 0
+        (tmp_path / "go-on").touch()
+        wait_until(lambda: first_two_are_done(tmp_path), 20, "the tasks did not go on")
+
+
 def test_the_users_example_runs_as_it_stands(five_nodes: SshdNodes, tmp_path: Path) -> None:
     """``example/example.py`` with five nodes in its host file, reached by ``~/.ssh/config``."""
     user = User(five_nodes, tmp_path)
