@@ -256,7 +256,7 @@ class Monitor(Watched):
     # What the thread does.
 
     def _run(self) -> None:
-        is_superseded = is_ending = False
+        is_superseded = False
         try:
             with notice_of_exit() as is_exiting:
                 while not (self._closing.is_set() or is_exiting()):
@@ -268,15 +268,14 @@ class Monitor(Watched):
         except SupersededError as error:
             self._tell(f"{error}; this client only watches now")
             is_superseded = True
-            self._hang_up()
         except BaseException as error:
             _log.exception("the monitor stopped")
             self.error = error
         finally:
             self._closing.set()
             self._store.close()
-            if is_ending:  # last: it lets the program end, and this thread with it
-                self._hang_up()
+            if is_superseded or self.error is not None:
+                self._hang_up()  # what must be kept is: a program may end by this, with its thread
             if is_superseded:
                 self._follow_by_a_watcher()
             self._publish()

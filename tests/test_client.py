@@ -137,7 +137,18 @@ def test_a_second_ctrl_c_leaves_at_once(
         wait_until(lambda: first_two_are_done(tmp_path), 20, "the tasks did not go on")
 
 
-def test_an_end_without_close_waits_for_no_node(sshd_nodes: NodesFactory, tmp_path: Path) -> None:
+BROKEN = """
+cluster._post.watched._foreman.give_up_silent = lambda: 1 / 0
+while cluster._post.watched.error is None:
+    time.sleep(0.01)
+print(repr(cluster._post.watched.error))
+"""
+
+
+@pytest.mark.parametrize("watched", ["to the end", "until the monitor broke"])
+def test_an_end_without_close_waits_for_no_node(
+    sshd_nodes: NodesFactory, tmp_path: Path, watched: str
+) -> None:
     """A program that just ends while a node that was asked does not answer."""
     nodes = sshd_nodes(2)
     ending = """
@@ -145,13 +156,15 @@ while not os.path.exists("frozen"):
     time.sleep(0.01)
 wait_until_the_second_node_is_asked()
 """
-    with client(nodes, tmp_path, ASKED + ending) as process:
+    broken = BROKEN if watched == "until the monitor broke" else ""
+    with client(nodes, tmp_path, ASKED + ending + broken) as process:
         nodes.node(1).freeze()
         (tmp_path / "frozen").touch()
         assert process.stdout is not None
         assert process.stdout.readline() == "asked\n"
-        process.communicate(timeout=SOON_S)
+        said, _ = process.communicate(timeout=SOON_S)
         assert process.returncode == 0
+        assert ("ZeroDivisionError" in said) is bool(broken)
         nodes.node(1).thaw()
 
 
