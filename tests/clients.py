@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,9 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from program import environment, running
 from sshd import SshdNodes
-
-ROOT = Path(__file__).resolve().parent.parent
 
 # Heartbeats as quick as tests want them, and a program's beginning that has them.
 QUICK_LEASE = {"LEASE_S": 1.5, "_BEAT_S": 0.2, "_SUCCEED_S": 2.5}
@@ -96,14 +94,6 @@ def client(
         "SSH_CONFIG": str(nodes.ssh_config),
     }
     constants = "\n".join(f"{name} = {value!r}" for name, value in names.items())
-    with subprocess.Popen(
-        [sys.executable, "-c", "\n".join([*before, _PROGRAM, constants, script])],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield Client(process)
-        finally:
-            process.kill()
+    text = "\n".join([*before, _PROGRAM, constants, script])
+    with running([sys.executable, "-c", text], environment()) as process:
+        yield Client(process)

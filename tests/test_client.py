@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -14,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from conftest import NodesFactory
+from program import ROOT, environment, running
 from sandbox import wait_until
 from sshd import SshdNodes
-from user import ROOT, User
+from user import User
 
 SOON_S = 12.0
 """Far below the 20 s that a request may take, far above what an end takes on a busy machine."""
@@ -43,13 +43,8 @@ print("launched", flush=True)
 def client(nodes: SshdNodes, directory: Path, ending: str) -> Iterator[subprocess.Popen[str]]:
     """A program that launches two of four tasks and goes on with ``ending``."""
     script = SCRIPT.replace('"while', f'"cd {directory}; while') + ending
-    with subprocess.Popen(
-        [sys.executable, "-c", script, nodes.node_file, nodes.ssh_config],
-        cwd=directory,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    with running(
+        [sys.executable, "-c", script, nodes.node_file, nodes.ssh_config], environment(), directory
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "launched\n"
@@ -57,7 +52,6 @@ def client(nodes: SshdNodes, directory: Path, ending: str) -> Iterator[subproces
             yield process
         finally:
             (directory / "go-on").touch()
-            process.kill()
 
 
 def first_two_are_done(directory: Path) -> bool:
@@ -125,8 +119,7 @@ def test_a_second_ctrl_c_leaves_at_once(
         process.send_signal(signal.SIGINT)
         assert "detached" in process.stderr.readline()
         if before:
-            while process.stdout.readline() != "asked\n":
-                pass
+            assert "asked\n" in process.stdout  # also ends where the program has ended
         else:
             process.send_signal(signal.SIGINT)
         process.communicate(timeout=SOON_S)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from program import ROOT
 from sshd import SshdNodes
-from user import ROOT, User
+from user import User
 
 Example = Callable[..., list[str]]
 

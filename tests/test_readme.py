@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from program import ROOT
 from sandbox import IS_ROOT
 from sshd import SshdNodes
-from user import README, ROOT, User
+from user import README, User
 
 from allot import Cluster, LoopbackNodes, NodeProbe, cli, parse_nodes
 

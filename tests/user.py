@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from program import running
+from program import ROOT, running
 from sshd import SshdNodes
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
 # What a test cannot have: a machine that is not busy, and two minutes.
