@@ -1,11 +1,14 @@
-"""Terminals of a given size (tmux) with a shell in them, as a user sits before them."""
+"""Terminals as a user sits before them (tmux, with a shell), and bare ones to be read from."""
 
 from __future__ import annotations
 
 import os
+import pty
+import select
 import shlex
 import subprocess
 import sys
+import tty
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,3 +91,32 @@ class Terminal:
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         wait_until(condition, 60, lambda: "on the screen:\n" + "\n".join(self.screen()))
+
+
+class PseudoTerminal:
+    """A terminal that Allot writes to in this process, seen from its other end."""
+
+    # ENQ: nothing of Allot's writes it.
+    _END = b"\x05"
+
+    def __init__(self) -> None:
+        self._other, own = pty.openpty()
+        tty.setraw(own)
+        self.stream = os.fdopen(own, "w", encoding="utf-8")
+
+    def read(self) -> str:
+        """All that was written since the last look, as it was written.
+
+        The kernel hands it on bit by bit and in a while, so a mark is written behind it and
+        read up to. What the terminal cannot hold (4 kB) must be read while it is written.
+        """
+        os.write(self.stream.fileno(), self._END)
+        read = b""
+        while not read.endswith(self._END):
+            assert select.select([self._other], [], [], 10)[0], f"no end behind {read!r}"
+            read += os.read(self._other, 65536)
+        return read.removesuffix(self._END).decode()
+
+    def close(self) -> None:
+        self.stream.close()
+        os.close(self._other)

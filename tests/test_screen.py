@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
-import pty
-import select
 import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
+from terminals import PseudoTerminal
 from test_progress import snapshot
 from tqdm import tqdm
 
@@ -20,12 +18,11 @@ from allot.screen import Screen
 BLOCK = "\r\nrow\x1b[K\r\njob\x1b[K\x1b[J\x1b[2A\r"
 
 
-class Terminal:
-    """A pseudo terminal with standard streams that go to it."""
+class OwnTerminal(PseudoTerminal):
+    """A pseudo terminal that is ``sys.stdout`` once a screen is open; ``sys.stderr`` is not."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._other, own = pty.openpty()
-        self.stream = os.fdopen(own, "w", encoding="utf-8")
+        super().__init__()
         self._monkeypatch = monkeypatch
 
     def open_screen(self) -> Screen:
@@ -33,28 +30,15 @@ class Terminal:
         self._monkeypatch.setattr(sys, "stdout", self.stream)
         return Screen(self.stream, threading.RLock())
 
-    def read(self, end: str = "") -> str:
-        """What was written since the last look, on to ``end``; line ends as they were written."""
-        text = ""
-        while not text or end not in text:
-            assert select.select([self._other], [], [], 10)[0], f"no {end!r} in {text!r}"
-            text += os.read(self._other, 65536).decode().replace("\r\r\n", "\r\n")
-        return text
-
-    def close(self) -> None:
-        self.stream.close()
-        os.close(self._other)
-
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
-    """A terminal that is ``sys.stdout``; ``sys.stderr`` goes elsewhere."""
-    made = Terminal(monkeypatch)
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnTerminal]:
+    made = OwnTerminal(monkeypatch)
     yield made
     made.close()
 
 
-def test_one_write_a_drawing(terminal: Terminal) -> None:
+def test_one_write_a_drawing(terminal: OwnTerminal) -> None:
     """The block is drawn below the cursor, which comes back to where it was."""
     screen = terminal.open_screen()
     screen.show(["row", "job"])
@@ -72,7 +56,7 @@ def test_one_write_a_drawing(terminal: Terminal) -> None:
     screen.leave()
 
 
-def test_print_while_the_block_is_there(terminal: Terminal) -> None:
+def test_print_while_the_block_is_there(terminal: OwnTerminal) -> None:
     """What the program prints goes above the block; a line begun is gone on with."""
     screen = terminal.open_screen()
     own, err = sys.stdout, sys.stderr
@@ -84,14 +68,14 @@ def test_print_while_the_block_is_there(terminal: Terminal) -> None:
     print("begun ", end="")
     assert terminal.read() == "begun "
     sys.stdout.write("done\n")
-    assert terminal.read().startswith("\rbegun done\x1b[K\r\n\x1b[K\r\nrow")
+    assert terminal.read().startswith("\rbegun done\x1b[K\n\x1b[K\r\nrow")
     sys.stdout.writelines(["x" * 200])
-    assert terminal.read().startswith("\r" + "x" * 200 + "\x1b[K\r\n")
+    assert terminal.read().startswith("\r" + "x" * 200 + "\x1b[K\n")
     screen.leave()
     assert sys.stdout is own
 
 
-def test_a_stream_kept_by_others_goes_on(terminal: Terminal) -> None:
+def test_a_stream_kept_by_others_goes_on(terminal: OwnTerminal) -> None:
     """A stream taken while the block was there still prints when it is gone."""
     screen = terminal.open_screen()
     screen.show(["row", "job"])
@@ -100,11 +84,11 @@ def test_a_stream_kept_by_others_goes_on(terminal: Terminal) -> None:
     terminal.read()
     kept.write("later\n")
     kept.flush()
-    assert terminal.read() == "later\r\n"
+    assert terminal.read() == "later\n"
 
 
 def test_a_stream_of_the_programs_own_stays(
-    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+    terminal: OwnTerminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program that redirects stdout meanwhile finds its redirection as it left it."""
     screen, theirs = terminal.open_screen(), io.StringIO()
@@ -114,20 +98,20 @@ def test_a_stream_of_the_programs_own_stays(
     assert sys.stdout is theirs
 
 
-def test_two_jobs_in_one_terminal(terminal: Terminal) -> None:
+def test_two_jobs_in_one_terminal(terminal: OwnTerminal) -> None:
     """A second block begins below the first, which is left whole."""
     first, second = terminal.open_screen(), terminal.open_screen()
     own = sys.stdout
     first.show(["row", "job"])
     second.show(["other"])
-    drawn = terminal.read("other\x1b[K\x1b[J\x1b[1A\r")
+    drawn = terminal.read()
     assert drawn.endswith("\r\nrow\x1b[K\r\njob\x1b[K\r\n\x1b[J\r\r\nother\x1b[K\x1b[J\x1b[1A\r")
     second.leave()
     first.leave()
     assert sys.stdout is own
 
 
-def test_a_closed_stream_is_let_be(terminal: Terminal) -> None:
+def test_a_closed_stream_is_let_be(terminal: OwnTerminal) -> None:
     """Once the terminal is gone the screen falls silent instead of failing."""
     stream = io.TextIOWrapper(io.BytesIO())
     screen = Screen(stream, threading.RLock())
@@ -138,13 +122,13 @@ def test_a_closed_stream_is_let_be(terminal: Terminal) -> None:
     screen.leave()
 
 
-def test_tqdm_write(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tqdm_write(terminal: OwnTerminal, monkeypatch: pytest.MonkeyPatch) -> None:
     """tqdm.write to the terminal itself takes the block away and brings it back."""
     monkeypatch.setenv("TERM", "xterm")
     board = make_board(terminal.stream)
     board.draw(snapshot(2))
     terminal.read()
     tqdm.write("told", file=terminal.stream)
-    written = terminal.read("A\r")
-    assert written.startswith("\r\x1b[K\x1b[B\x1b[J\x1b[Atold\r\n\r\n0 node01")
+    written = terminal.read()
+    assert written.startswith("\r\x1b[K\x1b[B\x1b[J\x1b[Atold\n\r\n0 node01")
     board.close()
