@@ -10,16 +10,16 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from allot.errors import ConfigError
 from allot.launcher import Launcher, choose_factory
 from allot.lifecycle import Ledger, Placement
 from allot.memory import Memory
-from allot.model import TaskState, TaskStatus
+from allot.model import NodeState, TaskState, TaskStatus
 from allot.orders import Order
 from allot.records import CancelRecord, Changes, JobState
-from allot.scheduler import may_retry, plan, should_drain
+from allot.scheduler import NodeSlots, Vacancies, may_retry, plan, should_drain
 from allot.script import CancelOrder, Launch
 from allot.seats import Seat
 from allot.settings import Settings
@@ -66,6 +66,7 @@ class Foreman:
         self._wanted = memory.nnodes
         self._failures = sum(_is_failure(task) for task in ended)
         self._holding = threading.Event()
+        self._vacancies = Vacancies(ledger, self.seats)
 
     @property
     def lacks_nodes(self) -> bool:
@@ -98,6 +99,11 @@ class Foreman:
         """What is to be remembered since the last call; ``all_of`` it, or what matters at once."""
         return self.memory.take_changes(self.ledger, self.seats, all_of=all_of)
 
+    def add(self, seat: Seat) -> None:
+        """Use one more node."""
+        self.seats[seat.place.node_id] = seat
+        self._vacancies.note(seat.place.node_id)
+
     def send(self, placement: Placement, launch: Launch) -> None:
         """Give a task its place and put it in its node's inbox."""
         seat = self.seats[placement.node_id]
@@ -113,6 +119,7 @@ class Foreman:
 
     def apply(self, seat: Seat, turn: Turn) -> None:
         """Note what a turn brought."""
+        self._vacancies.note(seat.place.node_id)
         was_reachable = seat.is_reachable
         seat.take_back(turn, running=len(self.ledger.taken(seat.place.node_id)))
         if was_reachable and turn.error is not None:
@@ -211,16 +218,30 @@ class Foreman:
     def fill_slots(self) -> None:
         """Place waiting tasks in free slots; one that cannot be made frees its slot again."""
         while self._places_tasks:
-            nodes = []
-            for node_id, seat in self.seats.items():
-                running, held = len(self.ledger.taken(node_id)), self.ledger.held_gpus(node_id)
-                nodes.append(seat.slots(running, list(held)))
-            settings = self._settings
-            gpus = settings.gpus_per_task
-            placements = plan(self.ledger, nodes, settings.distribution, gpus_per_task=gpus)
+            placements = plan(
+                self.ledger,
+                [self._look_at(node_id) for node_id in self._vacancies.candidates()],
+                self._settings.distribution,
+                gpus_per_task=self._settings.gpus_per_task,
+                elsewhere=self._has_another,
+            )
             made = [self._place(placement) for placement in placements]
             if all(made):
                 return
+
+    def _look_at(self, node_id: int) -> NodeSlots:
+        running, held = len(self.ledger.taken(node_id)), self.ledger.held_gpus(node_id)
+        node = self.seats[node_id].slots(running, list(held))
+        self._vacancies.see(node)
+        return node
+
+    def _has_another(self, avoid: Collection[int]) -> bool:
+        """Whether a task that avoids these nodes may wait for one that is full now."""
+        return any(
+            self.seats[node_id].status.state is NodeState.READY
+            for node_id in self._vacancies.full
+            if node_id not in avoid
+        )
 
     def _place(self, placement: Placement) -> bool:
         """Give a task its place; False where it could not be made, and its slot is free again."""

@@ -119,6 +119,7 @@ class Ledger:
         self._unfinished = sum(not entry.status.state.is_final for entry in entries)
         self._changed: dict[int, None] = {}
         self._progressed: dict[int, None] = {}
+        self._vacated: set[int] = set()
         for entry in entries:
             task = entry.status
             if task.state is TaskState.RUNNING:
@@ -184,6 +185,11 @@ class Ledger:
     def held_gpus(self, node_id: int) -> Mapping[int, int]:
         """The GPUs in use on a node: index to ``proc_id``."""
         return MappingProxyType(self._held.get(node_id, {}))
+
+    def take_vacated(self) -> set[int]:
+        """The nodes on which a slot became free since the last call."""
+        vacated, self._vacated = self._vacated, set()
+        return vacated
 
     def avoids(self, proc_id: int) -> frozenset[int]:
         """The nodes on which a task failed and to which it is not to go again."""
@@ -304,6 +310,7 @@ class Ledger:
     def _leave(self, proc_id: int) -> None:
         place = self._places.pop(proc_id)
         del self._taken[place.node_id][place.local_id]
+        self._vacated.add(place.node_id)
         for gpu in place.gpu_ids:
             del self._held[place.node_id][gpu]
 

@@ -414,4 +414,4 @@ class Monitor(Watched):
             self._recruit_at = time.monotonic() + _SPARE_RETRY_S
         else:
             _log.info("%s steps in", seat.place.node_name)
-            self._foreman.seats[seat.place.node_id] = seat
+            self._foreman.add(seat)

@@ -2,13 +2,14 @@
 
 Rules: pure; the ledger and the nodes in, decisions out. A node that is not READY gets nothing;
 no slot and no GPU is given twice; every free slot is filled while tasks wait that may go there.
-What it costs depends on the nodes and their free slots, not on the length of the queue.
+What it costs depends on the slots that became free, not on how long the queue is nor on how
+many nodes are full.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
@@ -49,6 +50,7 @@ def plan(
     distribution: Distribution = Distribution.BLOCK,
     *,
     gpus_per_task: int = 0,
+    elsewhere: Callable[[Collection[int]], bool] = lambda _: False,
 ) -> list[Placement]:
     """Give waiting tasks, in the queue's order, the slots that are free.
 
@@ -57,9 +59,11 @@ def plan(
 
     Args:
         ledger: The tasks, and the slots and GPUs they hold.
-        nodes: The nodes used.
+        nodes: The nodes used; those of which :class:`Vacancies` says that they are full may be
+            left out.
         distribution: ``BLOCK`` fills one node after another, ``CYCLIC`` deals round.
         gpus_per_task: GPUs each task gets for itself; the lowest free indices.
+        elsewhere: Whether, of the nodes left out, one is READY that is none of these.
 
     Returns:
         One placement a task, ready to be applied in that order.
@@ -74,10 +78,10 @@ def plan(
     ]
     if distribution is Distribution.CYCLIC:
         free.sort(key=lambda ranked: ranked[0])
-    lines = [
-        _Line(avoid if any(node.node_id not in avoid for node in able) else frozenset(), tasks)
-        for avoid, tasks in (ledger.lines().items() if free else ())
-    ]
+    lines = []
+    for avoid, tasks in ledger.lines().items() if free else ():
+        can_wait = any(node.node_id not in avoid for node in able) or elsewhere(avoid)
+        lines.append(_Line(avoid if can_wait else frozenset(), tasks))
     placements = []
     for _, (node_id, local_id, gpu_ids) in free:
         able_lines = [line for line in lines if node_id not in line.avoid]
@@ -105,6 +109,45 @@ def _free_places(
         if len(gpu_ids) < gpus_per_task:
             return
         yield node.node_id, local_id, gpu_ids
+
+
+class Vacancies:
+    """Which nodes a decision has to look at: all but those known to be full.
+
+    A node that is full is left out until a task has left it or it is noted again.
+
+    Attributes:
+        full: The nodes left out.
+    """
+
+    def __init__(self, ledger: Ledger, node_ids: Iterable[int]) -> None:
+        """Begin with nodes of which nothing is known.
+
+        Args:
+            ledger: Tells where a slot became free; nobody else may ask it that.
+            node_ids: The nodes used.
+        """
+        self.full: set[int] = set()
+        self._ledger = ledger
+        self._open = set(node_ids)
+
+    def note(self, node_id: int) -> None:
+        """Have a node looked at: it is new, or what it can take may be another than before."""
+        self.full.discard(node_id)
+        self._open.add(node_id)
+
+    def candidates(self) -> list[int]:
+        """The nodes to be looked at now, in their order."""
+        for node_id in self._ledger.take_vacated():
+            self.note(node_id)
+        return sorted(self._open)
+
+    def see(self, node: NodeSlots) -> None:
+        """Leave a node out from now on where it is READY and each of its slots is taken."""
+        taken = len(self._ledger.taken(node.node_id))
+        if node.state is NodeState.READY and taken >= node.slots:
+            self._open.discard(node.node_id)
+            self.full.add(node.node_id)
 
 
 class _Line:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -17,6 +17,7 @@ from allot.scheduler import (
     Demand,
     Distribution,
     NodeSlots,
+    Vacancies,
     cap_warning,
     may_retry,
     nominal_slots,
@@ -94,6 +95,25 @@ def plan_naively(
     return placements
 
 
+def plan_vacancies(
+    ledger: Ledger,
+    nodes: Sequence[NodeSlots],
+    vacancies: Vacancies,
+    distribution: Distribution = Distribution.BLOCK,
+    gpus_per_task: int = 0,
+) -> list[Placement]:
+    """As the monitor plans: nodes that are full are not looked at."""
+    looked_at = [nodes[node_id] for node_id in vacancies.candidates()]
+    for node in looked_at:
+        vacancies.see(node)
+
+    def has_another(avoid: Collection[int]) -> bool:
+        others = [nodes[node_id] for node_id in vacancies.full if node_id not in avoid]
+        return any(node.state is READY and len(node.gpus) >= gpus_per_task for node in others)
+
+    return plan(ledger, looked_at, distribution, gpus_per_task=gpus_per_task, elsewhere=has_another)
+
+
 @st.composite
 def nodes_now(draw: st.DrawFn, nominal: Sequence[int]) -> list[NodeSlots]:
     """The same nodes at some instant: what others use of them comes and goes."""
@@ -127,6 +147,7 @@ def test_a_life_of_placing(
 ) -> None:
     """While nodes, others and tasks come and go: as the plainest plan, and nothing given twice."""
     ledger = Ledger(new_entries([None] * count))
+    vacancies = Vacancies(ledger, range(len(nominal)))
     for _ in range(data.draw(st.integers(1, 6), "rounds")):
         nodes = data.draw(nodes_now(nominal), "nodes")
         running = {node.node_id: len(ledger.taken(node.node_id)) for node in nodes}
@@ -135,6 +156,7 @@ def test_a_life_of_placing(
         assert sorted(placements, key=lambda one: one.proc_id) == sorted(
             naive, key=lambda one: one.proc_id
         )
+        assert placements == plan_vacancies(ledger, nodes, vacancies, distribution, gpus_per_task)
         assert len({placement.proc_id for placement in placements}) == len(placements)
         place_all(ledger, placements)  # raises where a slot or a GPU were given twice
         for placement in placements:
@@ -372,6 +394,39 @@ def test_a_plan_costs_the_same_however_long_the_queue() -> None:
         peaks.append(memory_of(partial(live_for_a_while, second)))
     assert calls[0] == calls[1] > 100
     assert max(peaks) < 50_000
+
+
+def test_a_plan_costs_the_same_however_many_nodes_are_full() -> None:
+    """One slot that became free among 3 full nodes and among 1,000; and none."""
+    one_free, none_free = [], []
+    for count in (3, 1000):
+        nodes = make_nodes([(READY, 2)] * count)
+        ledger = Ledger(new_entries([None] * (2 * count + 10)))
+        vacancies = Vacancies(ledger, range(count))
+        work = partial(plan_vacancies, ledger, nodes, vacancies)
+        place_all(ledger, work())
+        assert work() == []
+        none_free.append(calls_of(work))
+        ledger.succeed(4, 0.0)
+        one_free.append(calls_of(work))
+        assert work() == [Placement(2 * count, 2, 0)]
+    assert none_free[0] == none_free[1]
+    assert one_free[0] == one_free[1] > 10
+
+
+def test_a_node_is_looked_at_again() -> None:
+    """A node left out comes back when a task leaves it or it is noted; a BUSY one never goes."""
+    nodes = make_nodes([(READY, 1), (READY, 1), (BUSY, 1)])
+    ledger = Ledger(new_entries([None] * 4))
+    vacancies = Vacancies(ledger, range(3))
+    place_all(ledger, plan(ledger, make_nodes([(READY, 1)] * 3)))
+    plan_vacancies(ledger, nodes, vacancies)
+    assert (vacancies.candidates(), vacancies.full) == ([2], {0, 1})
+    retry(ledger, 1)
+    assert (vacancies.candidates(), vacancies.full) == ([1, 2], {0})
+    vacancies.note(0)
+    vacancies.note(3)
+    assert (vacancies.candidates(), vacancies.full) == ([0, 1, 2, 3], set())
 
 
 def test_retries_that_wait_for_another_node_are_not_looked_through() -> None:
