@@ -12,11 +12,13 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from effort import calls_of
 from terminals import ROOT, PseudoTerminal, Terminal
 
 from allot.model import JobSnapshot, NodeState, NodeStatus, Progress, TaskState, TaskStatus
@@ -225,9 +227,8 @@ def test_a_terminal_without_unicode(terminal: Callable[..., Tmux]) -> None:
 @pytest.fixture
 def pseudo_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[PseudoTerminal]:
     monkeypatch.setenv("TERM", "xterm")
-    made = PseudoTerminal()
-    yield made
-    made.close()
+    with closing(PseudoTerminal()) as made:
+        yield made
 
 
 def test_a_terminal_of_unknown_size(pseudo_terminal: PseudoTerminal) -> None:
@@ -265,6 +266,18 @@ def test_a_terminal_that_goes_away(tmp_path: Path) -> None:
         command, env=environment, cwd=tmp_path, capture_output=True, timeout=60, check=False
     )
     assert done.stdout == b"goes on\n", done.stderr
+
+
+def test_a_thousand_tasks_cost_little(pseudo_terminal: PseudoTerminal) -> None:
+    """A drawing makes calls for the rows it shows, and a few for each task beyond them."""
+    board, calls = TerminalBoard(pseudo_terminal.stream), []
+    for count in (1000, 10_000):
+        board._drawn_at = float("-inf")
+        calls.append(calls_of(partial(board.draw, snapshot(count))))
+        assert pseudo_terminal.read().count("\r\n") == 24 - 1
+    board.close()
+    assert 1000 < calls[0] < 25 * 1000, "14.5 a task on the developers' machine"
+    assert calls[1] - calls[0] < 12 * 9000, "6.3 a task on the developers' machine"
 
 
 def test_lines_where_there_is_no_terminal() -> None:

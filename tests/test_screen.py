@@ -6,6 +6,7 @@ import io
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from terminals import PseudoTerminal
@@ -33,9 +34,8 @@ class OwnTerminal(PseudoTerminal):
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnTerminal]:
-    made = OwnTerminal(monkeypatch)
-    yield made
-    made.close()
+    with closing(OwnTerminal(monkeypatch)) as made:
+        yield made
 
 
 def test_one_write_a_drawing(terminal: OwnTerminal) -> None:
